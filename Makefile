@@ -1,0 +1,73 @@
+# Needs Python 3.11 or newer and make; everything else lands in .venv and build.
+# `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+PROTOC := build/protoc
+PROTOC_READY := $(PROTOC)/ready
+GENERATED := build/generated
+GENERATE := protos/generate.sh "$(CURDIR)/$(PROTOC)/bin/python"
+PYTEST := $(BIN)/pytest -n 2 --dist worksteal -q
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-slow check format protos lock clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11: make PYTHON=/path/to/a/newer/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Code from this generator runs on every protobuf from 6.31 on. It asks for an older protobuf
+# than the rest, hence a virtual environment of its own.
+$(PROTOC_READY): Makefile
+	$(PYTHON) -m venv $(PROTOC)
+	$(PROTOC)/bin/pip install --quiet 'grpcio-tools==1.76.0'
+	@touch $@
+
+demo: $(READY)  ## Merge trained miniature models through a server and measure what came back
+	$(BIN)/python -m safegraft_trainers.lab.demo
+
+test: $(READY)  ## Run the tests, the slow ones left out
+	$(PYTEST) -m 'not slow'
+
+test-slow: $(READY)  ## Run the slow tests only
+	$(PYTEST) -m slow
+
+check: $(READY) $(PROTOC_READY)  ## Formatting, lint, types, generated code, API style, import rules, Dockerfile
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	rm -rf $(GENERATED) && mkdir -p $(GENERATED)
+	$(GENERATE) "$(CURDIR)/$(GENERATED)"
+	@diff -r -x __init__.py -x __pycache__ $(GENERATED)/safegraft/v1 service/safegraft/v1 || \
+		{ echo "service/safegraft/v1 is not what protos/ says: run 'make protos'"; exit 1; }
+	$(BIN)/buf lint protos
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint Dockerfile
+
+format: $(READY)  ## Format the code and mend what the linter can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+protos: $(PROTOC_READY)  ## Regenerate service/safegraft/v1 from protos/
+	rm -f service/safegraft/v1/*_pb2*
+	$(GENERATE)
+
+lock:  ## Take the newest releases that pyproject.toml allows into constraints.txt
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install -e '.[dev]'
+	build/lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean:  ## Remove everything that make has built
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find service plugins trainers tests -type d -name __pycache__ -prune -exec rm -rf {} +

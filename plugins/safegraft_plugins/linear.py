@@ -1,0 +1,72 @@
+"""The weighted mean of models (model soups, arXiv 2203.05482)."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from safegraft import hookimpl
+from safegraft.methods import Context, Granularity, Input, MergeMethod, Requirements
+
+if TYPE_CHECKING:
+    import torch
+
+
+# Weights that cancel to a millionth of their size are meant to sum to zero: beyond that, dividing by their sum
+# would leave nothing but rounding errors.
+CANCELLED = 1e-6
+
+
+class LinearParameters(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    normalize: bool = Field(True, description="Divide by the sum of the weights.")
+
+
+class LinearInputParameters(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(description="The model's share.", allow_inf_nan=False)
+
+
+class Linear(MergeMethod):
+    """result = sum_i w_i x_i / sum_i w_i (without the division if not `normalize`).
+
+    Summed in the inputs' order in float32 (float64 where an input is), bit-equal to mergekit 0.1.5.
+    """
+
+    name = "linear"
+    summary = "Weighted mean of the models."
+    reference = "https://arxiv.org/abs/2203.05482"
+    requires = Requirements(base="ignored", min_inputs=1)
+    granularity = Granularity.ELEMENT
+    Parameters = LinearParameters
+    InputParameters = LinearInputParameters
+
+    def check(self, inputs: Sequence[LinearInputParameters], parameters: LinearParameters) -> Iterator[str]:
+        if not parameters.normalize:
+            return
+        weights = [one.weight for one in inputs]
+        if abs(sum(weights)) <= CANCELLED * sum(map(abs, weights)):
+            yield (
+                f"the weights {', '.join(f'{weight:g}' for weight in weights)} sum to zero, and linear divides by "
+                "their sum; change them or set `normalize: false`"
+            )
+
+    def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
+        import torch
+
+        first, *others = inputs
+        weights = first.tensor.new_tensor([one.parameters.weight for one in inputs])
+        # 0 + w x, because mergekit sums from zero: no result is -0. And addcmul_, as there: on processors that
+        # fuse it, a product is not rounded before it is added.
+        zero = first.tensor.new_zeros(())
+        result = torch.add(zero, first.tensor, alpha=first.parameters.weight, out=first.tensor)
+        for one, weight in zip(others, weights[1:], strict=True):
+            result.addcmul_(one.tensor, weight)
+        return result.div_(weights.sum()) if context.parameters.normalize else result
+
+
+@hookimpl
+def merge_methods() -> list[type[MergeMethod]]:
+    return [Linear]

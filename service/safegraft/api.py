@@ -1,0 +1,87 @@
+"""The Python API: plan, merge, open. A thin face over the engine with everything at its defaults."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safegraft.engine.plan import MAX_SHARD_SIZE, make_plan
+from safegraft.engine.task import Plan
+from safegraft.local import open_model
+from safegraft.methods.registry import Registry
+from safegraft.recipe.model import Recipe
+
+if TYPE_CHECKING:
+    from safegraft.engine.execute import MergedCheckpoint
+    from safegraft.engine.folder import MergeResult, Progress
+
+RecipeLike = Recipe | Path | str | Mapping[str, Any]
+
+
+@functools.cache
+def registry() -> Registry:
+    """The merge methods installed here, found once."""
+    return Registry.discover()
+
+
+def plan(recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE) -> Plan:
+    """Say what a merge would do, from headers alone.
+
+    Args:
+        recipe: a Recipe, the path of a YAML file, YAML text, or a mapping.
+        max_shard_size: bytes of tensors in one weight file.
+
+    Raises RecipeError and InputError, each with every problem found. Close the plan when done with it.
+    """
+    from safegraft.hub.card import render_card
+
+    asked = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    return make_plan(asked, open_model, registry(), max_shard_size=max_shard_size, card=render_card)
+
+
+def merge(
+    recipe: RecipeLike,
+    *,
+    out: Path | str,
+    max_shard_size: int = MAX_SHARD_SIZE,
+    threads: int | None = None,
+    progress: "Callable[[Progress], None] | None" = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> "MergeResult":
+    """Merge into the folder `out`, which appears when it is complete. A rerun continues.
+
+    Args:
+        threads: compute threads; default: the cores this process may use. Changes no byte.
+        progress: called after every block.
+        cancelled: asked after every block; once true, MergeCancelledError is raised.
+
+    Raises RecipeError, InputError, OutputError, PluginError, MergeCancelledError.
+    """
+    from safegraft.engine.execute import never
+    from safegraft.engine.folder import write_folder
+
+    planned = plan(recipe, max_shard_size=max_shard_size)
+    try:
+        return write_folder(planned, Path(out), threads=threads, progress=progress, cancelled=cancelled or never)
+    finally:
+        planned.close()
+
+
+@contextmanager
+def open(  # noqa: A001 (safegraft.open reads like the builtin on purpose)
+    recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE, threads: int | None = None
+) -> "Iterator[MergedCheckpoint]":
+    """The merged checkpoint without writing it: `with safegraft.open(recipe) as merged: ...`
+
+    `merged.files[name].read(start, stop)` gives bytes of its files, `merged.tensors` is a lazy mapping
+    of name to tensor that `load_state_dict` takes.
+    """
+    from safegraft.engine.execute import MergedCheckpoint
+
+    planned = plan(recipe, max_shard_size=max_shard_size)
+    try:
+        with MergedCheckpoint(planned, threads=threads) as merged:
+            yield merged
+    finally:
+        planned.close()

@@ -1,0 +1,72 @@
+"""Which weights a checkpoint holds, as a digest that depends on content and file names alone.
+
+Not on the path, modification times or the order of a directory. It is an identity of files: the
+same tensors in other shards are another identity. Sidecar files count too, because the tokenizer
+decides how vocabulary rows are aligned.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from safegraft.checkpoint.types import Checkpoint, Identity
+
+SAMPLED_TENSORS = 1024
+SAMPLED_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """One weight file; `sha256` (hex) when the source vouches for it, else None."""
+
+    name: str
+    size: int  # bytes
+    header_sha256: str
+    sha256: str | None
+
+
+def identify(checkpoint: Checkpoint, files: Sequence[WeightFile]) -> Identity:
+    """Compute the identity of a checkpoint whose tensors, sidecars and name are set.
+
+    With a sha256 for every file (scheme "sha256") no weight is read. Otherwise ("sampled-sha256")
+    up to 1024 tensors, evenly chosen, each give the 4096 bytes in their middle.
+    """
+    files = sorted(files, key=lambda file: file.name)
+    complete = all(file.sha256 is not None for file in files)
+    scheme = "sha256" if complete else "sampled-sha256"
+    digest = _Digest()
+    digest.line("safegraft", scheme, 1)
+    for file in files:
+        digest.line("weights", file.name, file.size, file.sha256 if complete else file.header_sha256)
+    if not complete:
+        _sample(checkpoint, digest)
+    for name, content in sorted(checkpoint.sidecars.items()):
+        digest.line("sidecar", name, len(content), hashlib.sha256(content).hexdigest())
+    return Identity(checkpoint.name, scheme, digest.hex())
+
+
+class _Digest:
+    def __init__(self) -> None:
+        self._total = hashlib.sha256()
+
+    def line(self, *fields: str | int | None) -> None:
+        self._total.update(json.dumps(fields).encode() + b"\n")
+
+    def data(self, content: memoryview) -> None:
+        self._total.update(content)
+
+    def hex(self) -> str:
+        return self._total.hexdigest()
+
+
+def _sample(checkpoint: Checkpoint, digest: _Digest) -> None:
+    tensors = list(checkpoint.tensors.values())
+    count = min(len(tensors), SAMPLED_TENSORS)
+    buffer = memoryview(bytearray(SAMPLED_BYTES))
+    for index in range(count):
+        tensor = tensors[index * len(tensors) // count]
+        length = min(SAMPLED_BYTES, tensor.nbytes)
+        checkpoint.read_into(tensor, (tensor.nbytes - length) // 2, buffer[:length])
+        digest.line("sample", tensor.name, length)
+        digest.data(buffer[:length])

@@ -1,0 +1,75 @@
+"""What a checkpoint is to the rest of safegraft, wherever its bytes live."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safegraft.checkpoint.dtypes import DType
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor as its file's header describes it."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    file: str  # bare name of the safetensors file
+    offset: int  # of the first byte, from the start of that file
+
+    @property
+    def elements(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which weights these are, without saying where they lie.
+
+    scheme: "sha256" (every weight byte is covered), "commit" (a Hub revision) or "sampled-sha256"
+    (headers, file sizes and a sample of every tensor: what a plan can afford to read of a local
+    folder). digest: hex, or the commit id.
+    """
+
+    name: str
+    scheme: str
+    digest: str
+
+
+class Checkpoint(ABC):
+    """Named tensors plus config, tokenizer and processor files. Safe to use from several threads."""
+
+    name: str  # how the recipe and messages call it; never an absolute path
+    identity: Identity
+    config: Mapping[str, Any]  # config.json
+    tensors: Mapping[str, TensorInfo]  # in natural order of names
+    sidecars: Mapping[str, bytes]  # every file that belongs beside the weights: bare name -> content
+
+    @abstractmethod
+    def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the tensor's bytes from byte `start`.
+
+        Raises CheckpointError when the file ends early, InputChangedError when it is another one
+        than was opened.
+        """
+
+    @abstractmethod
+    def tokens(self) -> Mapping[str, int] | None:
+        """Token string -> row of the embedding, from the tokenizer files; None without a tokenizer.
+
+        Raises CheckpointError when a tokenizer file is there and cannot be read."""
+
+    @abstractmethod
+    def verify_unchanged(self) -> None:
+        """Raise InputChangedError unless the files are still those that were opened."""
+
+    def close(self) -> None:
+        """Release file handles."""

@@ -1,0 +1,58 @@
+"""Options and argument types that commands share, so that they mean the same everywhere."""
+
+from pathlib import Path
+
+import click
+
+from safegraft.cli.remote import TOKEN
+from safegraft.cli.sizes import parse_size
+
+SERVER = "SAFEGRAFT_SERVER"
+DEFAULT_SERVER = "127.0.0.1:50051"
+
+
+def size(text: str) -> int:
+    """An option's type: 5GB, 500MB, 1GiB or plain bytes."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def quota(text: str) -> int:
+    """An option's type: a size, or 0."""
+    return 0 if text.strip() == "0" else size(text)
+
+
+recipe_argument = click.argument("recipe", metavar="RECIPE.yml", type=click.Path(path_type=Path))
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
+
+max_shard_size_option = click.option(
+    "--max-shard-size",
+    metavar="S",
+    type=size,
+    default="5GB",
+    show_default=True,
+    help="No weights file is larger, unless a single tensor is. Decimal units: 500MB, 5GB; or bytes.",
+)
+
+token_file_option = click.option(
+    "--token-file",
+    metavar="F",
+    type=click.Path(path_type=Path),
+    help=f"File that holds the server's token. Default: the environment variable {TOKEN}.",
+)
+
+server_option = click.option(
+    "--server",
+    metavar="HOST:PORT",
+    envvar=SERVER,
+    default=DEFAULT_SERVER,
+    show_default=True,
+    show_envvar=True,
+    help="The server to ask.",
+)
+
+# Where a command works locally by default, the environment must not send it to a server unasked.
+optional_server_option = click.option("--server", metavar="HOST:PORT", help="Let this server do it.")

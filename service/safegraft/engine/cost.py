@@ -1,0 +1,34 @@
+"""What a plan will cost: bytes exactly, memory and time as estimates."""
+
+from collections.abc import Mapping, Sequence
+
+from safegraft.checkpoint.types import Checkpoint
+from safegraft.engine.task import Cost, TensorTask
+from safegraft.methods.contract import Granularity, MergeMethod
+
+PROCESS = 280 << 20  # bytes: an interpreter with torch, and the scratch memory of a few threads
+NOMINAL_SPEED = 400e6  # bytes read and written a second: a cautious guess
+
+
+def estimate(
+    tasks: Sequence[TensorTask], checkpoints: Mapping[str, Checkpoint], methods: Mapping[str, MergeMethod]
+) -> Cost:
+    """Add up the tasks."""
+    read = sum(checkpoints[one.model].tensors[one.tensor].nbytes for task in tasks for one in task.contributions)
+    written = sum(task.nbytes for task in tasks)
+    # A method that may not be cut holds every contribution and its result at once.
+    whole = max(
+        (
+            task.elements * task.compute_dtype.itemsize * (len(task.contributions) + 2)
+            for task in tasks
+            if task.method is not None and methods[task.method].granularity is Granularity.TENSOR
+        ),
+        default=0,
+    )
+    return Cost(
+        bytes_read=read,
+        bytes_written=written,
+        peak_memory_bytes=PROCESS + whole,
+        merged_elements=sum(task.elements for task in tasks if task.action == "merge"),
+        seconds=(read + written) / NOMINAL_SPEED,
+    )

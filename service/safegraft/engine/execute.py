@@ -1,0 +1,299 @@
+"""A plan's virtual files: any byte range of any file, computed on several threads in bounded memory.
+
+Every byte is a function of (plan, file, offset): threads, cuts and the order of reading change nothing.
+"""
+
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from safegraft.engine.identity import manifest
+from safegraft.engine.kernel import Kernel
+from safegraft.engine.staging import FileDigest
+from safegraft.engine.task import Plan, PlannedFile, PlannedTensor, TensorTask
+from safegraft.errors import MergeCancelledError, UsageError
+
+BLOCK_ELEMENTS = 1 << 17  # per cut: inputs and result stay in the second-level cache
+COPY_BYTES = 1 << 20  # per cut of a tensor that is copied, and of headers
+STATES_KEPT = 64  # what `prepare` returned: small by contract
+WHOLE_KEPT = 2  # merged tensors of methods that may not be cut
+
+Never = Callable[[], bool]
+
+
+def never() -> bool:
+    """The default for `cancelled`."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A stretch of a file's bytes and how to make it: given bytes, or elements of a tensor."""
+
+    offset: int
+    size: int
+    content: bytes | None = None
+    task: TensorTask | None = None
+    start: int = 0
+    stop: int = 0
+
+
+class MergedCheckpoint:
+    """The merged checkpoint as virtual files and as a lazy mapping of tensors.
+
+    Args:
+        threads: how many compute; default: the cores this process may use.
+        block_elements: elements a cut; changes speed and memory, never a byte.
+
+    Close it (or use it as a context manager) to end its threads. The plan stays open.
+    """
+
+    def __init__(self, plan: Plan, *, threads: int | None = None, block_elements: int = BLOCK_ELEMENTS) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads must be at least 1, not {threads}")
+        if block_elements < 1:
+            raise UsageError(f"block_elements must be at least 1, not {block_elements}")
+        self.plan = plan
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.block_elements = block_elements
+        self.files: Mapping[str, VirtualFile] = {file.name: VirtualFile(self, file) for file in plan.files}
+        self.tensors: Mapping[str, torch.Tensor] = MergedTensors(self)
+        self._kernels = threading.local()
+        self._states = _Once(STATES_KEPT)
+        self._wholes = _Once(WHOLE_KEPT)
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="safegraft")
+
+    def __enter__(self) -> "MergedCheckpoint":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads. Reading afterwards is an error."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, cut: _Cut) -> "Future[bytes | bytearray]":
+        """Start computing one cut."""
+        return self._pool.submit(self._compute, cut)
+
+    def _compute(self, cut: _Cut) -> bytes | bytearray:
+        if cut.content is not None:
+            return cut.content
+        task = cut.task
+        assert task is not None  # a cut is bytes or part of a task
+        out = bytearray(cut.size)
+        kernel = self._kernel()
+        if task.action == "copy":
+            kernel.copy(task, cut.start, memoryview(out))
+        elif self._is_whole(task):
+            whole: torch.Tensor = self._wholes.get(task.name, lambda: kernel.merge_whole(task, self._state(task)))
+            torch.frombuffer(out, dtype=task.dtype.torch).copy_(whole[cut.start : cut.stop])
+        else:
+            kernel.merge(task, self._state(task), cut.start, cut.stop, memoryview(out))
+        return out
+
+    def _kernel(self) -> Kernel:
+        kernel: Kernel | None = self._kernels.__dict__.get("kernel")
+        if kernel is None:
+            kernel = self._kernels.kernel = Kernel(self.plan)
+        return kernel
+
+    def _state(self, task: TensorTask) -> Any:
+        return self._states.get(task.name, lambda: self._kernel().prepare(task))
+
+    def _is_whole(self, task: TensorTask) -> bool:
+        return task.method is not None and self.plan.methods[task.method].granularity == "tensor"
+
+    def cuts(self, placed: PlannedTensor, start: int, stop: int) -> Iterator[_Cut]:
+        """The cuts that cover bytes [start, stop) of the tensor's file. Their borders depend on the
+        tensor alone, so that equal ranges are computed equally often."""
+        task = placed.task
+        size = task.dtype.itemsize
+        step = self._step(task)
+        first = max(0, start - placed.offset) // size // step * step
+        last = min(task.nbytes, stop - placed.offset)
+        for element in range(first, -(-last // size), step):
+            end = min(element + step, task.elements)
+            yield _Cut(placed.offset + element * size, (end - element) * size, task=task, start=element, stop=end)
+
+    def _step(self, task: TensorTask) -> int:
+        if task.action == "copy":
+            return COPY_BYTES // task.dtype.itemsize
+        if self.plan.methods[task.method or ""].granularity == "row" and len(task.shape) > 1:
+            row = max(1, task.elements // task.shape[0])
+            return row * max(1, self.block_elements // row)
+        return self.block_elements
+
+
+class VirtualFile:
+    """One file of the result. `size` in bytes is known from the plan."""
+
+    def __init__(self, merged: MergedCheckpoint, planned: PlannedFile) -> None:
+        self._merged = merged
+        self._planned = planned
+        self.name = planned.name
+        self.size = planned.size
+
+    def read(self, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes [start, stop), in memory at once."""
+        return b"".join(self.stream(start, stop))
+
+    def stream(self, start: int = 0, stop: int | None = None, *, cancelled: Never = never) -> Iterator[memoryview]:
+        """Yield bytes [start, stop) in order, in blocks of about a megabyte or less.
+
+        The threads work ahead by a few blocks. Raises UsageError outside the file, the errors of
+        reading and merging, and MergeCancelledError once `cancelled()` is true.
+        """
+        stop = self.size if stop is None else stop
+        if not 0 <= start <= stop <= self.size:
+            raise UsageError(f"{self.name} has {self.size} bytes; [{start}, {stop}) is not within it")
+        ahead: deque[tuple[_Cut, Future[bytes | bytearray]]] = deque()
+        with _one_torch_thread:
+            try:
+                for cut in self._cuts(start, stop):
+                    ahead.append((cut, self._merged.submit(cut)))
+                    if len(ahead) > 2 * self._merged.threads:
+                        yield _finish(ahead, start, stop, cancelled)
+                while ahead:
+                    yield _finish(ahead, start, stop, cancelled)
+            finally:
+                for _, future in ahead:
+                    future.cancel()
+
+    def _cuts(self, start: int, stop: int) -> Iterator[_Cut]:
+        if start == stop:
+            return
+        if self._planned.kind == "manifest":
+            yield _Cut(0, self.size, content=self._manifest())
+            return
+        head = self._planned.content if self._planned.content is not None else self._planned.header
+        for offset in range(start // COPY_BYTES * COPY_BYTES, min(stop, len(head)), COPY_BYTES):
+            part = head[offset : offset + COPY_BYTES]
+            yield _Cut(offset, len(part), content=part)
+        for placed in self._planned.tensors:
+            if placed.offset < stop and placed.offset + placed.task.nbytes > start:
+                yield from self._merged.cuts(placed, start, stop)
+
+    def _manifest(self) -> bytes:
+        """Needs the digest of every other file, and so computes them all."""
+        from hashlib import sha256
+
+        digests: dict[str, FileDigest] = {}
+        for name, file in self._merged.files.items():
+            if name != self.name:
+                whole = sha256()
+                for block in file.stream():
+                    whole.update(block)
+                digests[name] = FileDigest(file.size, whole.hexdigest())
+        return manifest_of(self._merged.plan, digests)
+
+
+class MergedTensors(Mapping[str, torch.Tensor]):
+    """The merged tensors by name, each computed when asked for: a `state_dict` without a file.
+
+    Every access computes anew and returns a tensor of its own.
+    """
+
+    def __init__(self, merged: MergedCheckpoint) -> None:
+        self._merged = merged
+        self._places = {placed.task.name: (file.name, placed) for file in merged.plan.files for placed in file.tensors}
+        self._names = [task.name for task in merged.plan.tensors]
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        file, placed = self._places[name]
+        task = placed.task
+        data = bytearray(task.nbytes)
+        at = 0
+        for block in self._merged.files[file].stream(placed.offset, placed.offset + task.nbytes):
+            data[at : at + len(block)] = block
+            at += len(block)
+        if not data:
+            return torch.empty(task.shape, dtype=task.dtype.torch)
+        return torch.frombuffer(data, dtype=task.dtype.torch).view(task.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class _Once:
+    """Values computed once by whoever asks first, while the others wait; the latest few are kept."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._futures: OrderedDict[str, Future[Any]] = OrderedDict()
+
+    def get(self, key: str, make: Callable[[], Any]) -> Any:
+        with self._lock:
+            future = self._futures.get(key)
+            mine = future is None
+            if future is None:
+                future = self._futures[key] = Future()
+                while len(self._futures) > self._keep:
+                    self._futures.popitem(last=False)
+        if mine:
+            try:
+                future.set_result(make())
+            except BaseException as error:
+                future.set_exception(error)
+                with self._lock:
+                    self._futures.pop(key, None)
+                raise
+        return future.result()
+
+
+def manifest_of(plan: Plan, digests: Mapping[str, FileDigest]) -> bytes:
+    """safegraft.json for files of these digests."""
+    return manifest(plan.recipe, plan.digest, plan.host_model, plan.names, plan.checkpoints, plan.versions, digests)
+
+
+def _finish(
+    ahead: "deque[tuple[_Cut, Future[bytes | bytearray]]]", start: int, stop: int, cancelled: Never
+) -> memoryview:
+    """Wait for the first cut and trim it to the range asked for."""
+    if cancelled():
+        raise MergeCancelledError("the merge was cancelled; what is complete is kept")
+    cut, future = ahead.popleft()
+    block = memoryview(future.result())
+    return block[max(0, start - cut.offset) : max(0, min(stop - cut.offset, cut.size))]
+
+
+class _OneTorchThread:
+    """While cuts are computed, torch itself runs on one thread: parallelism lies in the cuts, and two
+    layers of it fight for the cores (measured: five times slower). torch knows this setting for the whole
+    process only, so it is taken for as long as somebody streams, and then put back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = 1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._before = torch.get_num_threads()
+                torch.set_num_threads(1)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                torch.set_num_threads(self._before)
+
+
+_one_torch_thread = _OneTorchThread()

@@ -1,0 +1,134 @@
+"""What a plan and its result are called: public model names, the plan's digest, the manifest.
+
+Nothing here depends on where files lie: the same merge of the same models has the same digest and the
+same manifest in any folder, locally or on a server.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from importlib.metadata import version
+from typing import Any
+
+from safegraft.checkpoint.types import Checkpoint
+from safegraft.engine.staging import FileDigest
+from safegraft.engine.task import Contribution, PlannedFile, TensorTask
+from safegraft.methods.registry import Registry
+from safegraft.recipe.model import Recipe
+from safegraft.recipe.canonical_form import canonical
+
+ARITHMETIC = 1  # raised whenever the engine's own arithmetic changes a bit of any result
+
+
+def public_names(references: Iterable[str]) -> dict[str, str]:
+    """Model reference -> the shortest ending of its path that tells it from the others."""
+    parts = {
+        reference: [part for part in reference.split("/") if part not in ("", ".", "..")] for reference in references
+    }
+    names: dict[str, str] = {}
+    for reference, own in parts.items():
+        length = 1
+        while length < len(own) and any(
+            other[-length:] == own[-length:] for name, other in parts.items() if name != reference
+        ):
+            length += 1
+        names[reference] = "/".join(own[-length:]) or "model"
+    taken: set[str] = set()
+    for reference, name in names.items():
+        number = 2
+        while names[reference] in taken:
+            names[reference] = f"{name}-{number}"
+            number += 1
+        taken.add(names[reference])
+    return names
+
+
+def versions_of(methods: Iterable[str], registry: Registry) -> dict[str, str]:
+    """Everything whose version may change a bit of the result: the engine, torch, the plugins in use."""
+    versions = {"safegraft": version("safegraft"), "torch": version("torch").partition("+")[0]}
+    for method in methods:
+        plugin = registry.plugin_of(method)
+        versions[plugin.distribution] = plugin.version
+    return dict(sorted(versions.items()))
+
+
+def plan_digest(
+    recipe: Recipe,
+    host_model: str,
+    names: Mapping[str, str],
+    checkpoints: Mapping[str, Checkpoint],
+    versions: Mapping[str, str],
+    files: Sequence[PlannedFile],
+) -> str:
+    """sha256 over all that decides the result's bytes."""
+    document = {
+        "arithmetic": ARITHMETIC,
+        "recipe": canonical(recipe, names),
+        "host": names[host_model],
+        "inputs": identities(names, checkpoints),
+        "versions": dict(versions),
+        "files": [
+            {
+                "name": file.name,
+                "size": file.size,
+                "sha256": sha256(file.content if file.content is not None else file.header).hexdigest(),
+                "tensors": [_task(placed.task, names) for placed in file.tensors],
+            }
+            for file in files
+        ],
+    }
+    return sha256(_canonical_json(document)).hexdigest()
+
+
+def identities(names: Mapping[str, str], checkpoints: Mapping[str, Checkpoint]) -> list[dict[str, str]]:
+    """Who took part, by public name."""
+    return sorted(
+        (
+            {"name": names[model], "scheme": one.identity.scheme, "digest": one.identity.digest}
+            for model, one in checkpoints.items()
+        ),
+        key=lambda entry: entry["name"],
+    )
+
+
+def manifest(
+    recipe: Recipe,
+    digest: str,
+    host_model: str,
+    names: Mapping[str, str],
+    checkpoints: Mapping[str, Checkpoint],
+    versions: Mapping[str, str],
+    files: Mapping[str, FileDigest],
+) -> bytes:
+    """safegraft.json: where the result came from, and the digest of every other file of it."""
+    document = {
+        "plan_digest": digest,
+        "host_model": names[host_model],
+        "recipe": canonical(recipe, names),
+        "seed": recipe.seed,
+        "inputs": identities(names, checkpoints),
+        "versions": dict(versions),
+        "files": {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in files.items()},
+    }
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _task(task: TensorTask, names: Mapping[str, str]) -> dict[str, Any]:
+    def contribution(one: Contribution) -> list[Any]:
+        return [names[one.model], one.tensor, one.parameters.model_dump(mode="json") if one.parameters else None]
+
+    return {
+        "name": task.name,
+        "action": task.action,
+        "method": task.method,
+        "parameters": task.parameters.model_dump(mode="json") if task.parameters else None,
+        "inputs": [contribution(one) for one in task.inputs],
+        "base": contribution(task.base) if task.base else None,
+        "rows": task.rows.digest if task.rows else None,
+        "compute": str(task.compute_dtype),
+        "seed": task.seed,
+    }
+
+
+def _canonical_json(document: Any) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -1,0 +1,282 @@
+"""One cut of one tensor: read, cast, check, merge, check, cast. The only module that does arithmetic.
+
+A kernel belongs to one thread at a time and reuses its buffers. Nothing it returns depends on how a
+tensor was cut: element-wise methods see positions, statistics are taken over fixed blocks.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from safegraft.checkpoint.dtypes import FLOAT_NAMES
+from safegraft.checkpoint.types import TensorInfo
+from safegraft.engine.rows import Piece
+from safegraft.engine.task import Contribution, Plan, TensorTask
+from safegraft.errors import NonFiniteError, PluginError, Problem, SafegraftError
+from safegraft.methods.contract import Context, Input, MergeMethod, TensorView
+
+REDUCTION_BLOCK = 1 << 17  # elements: statistics are summed over these, whatever the engine's cuts are
+
+Cutter = Callable[[int, int, int], Iterator[Piece]]  # contributor, start, stop -> pieces
+
+
+@dataclass(slots=True)
+class _Buffers:
+    """Scratch memory by purpose; grows to the largest cut and stays."""
+
+    held: dict[Any, torch.Tensor] = field(default_factory=dict[Any, torch.Tensor])
+
+    def get(self, purpose: Any, elements: int, dtype: torch.dtype) -> torch.Tensor:
+        have = self.held.get((purpose, dtype))
+        if have is None or have.numel() < elements:
+            have = torch.empty(elements, dtype=dtype)
+            self.held[purpose, dtype] = have
+        return have[:elements]
+
+
+class Kernel:
+    """Computes cuts of a plan's tensors."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.replace_nonfinite = plan.recipe.on_nan == "host"
+        self.cast = FLOAT_NAMES[plan.recipe.dtype] if plan.recipe.dtype else None
+        self._buffers = _Buffers()
+
+    def copy(self, task: TensorTask, start: int, out: memoryview) -> None:
+        """Fill `out` with the host's own elements from `start`, in the task's dtype."""
+        source = self._info(task.inputs[0])
+        checkpoint = self.plan.checkpoints[task.inputs[0].model]
+        if source.dtype is task.dtype:
+            checkpoint.read_into(source, start * source.dtype.itemsize, out)
+            return
+        target = torch.frombuffer(out, dtype=task.dtype.torch)
+        target.copy_(self._raw(task.inputs[0].model, source, start, target.numel()))
+
+    def merge(self, task: TensorTask, state: Any, start: int, stop: int, out: memoryview) -> None:
+        """Fill `out` with elements [start, stop) of the result. For methods that may be cut."""
+        target = torch.frombuffer(out, dtype=task.dtype.torch)
+        cutter = task.rows.host_cut if task.rows else _one_piece
+        inputs, base, bad = self._gather(task, cutter, start, stop)
+        method = self._method(task)
+        shape = self._cut_shape(task, method, stop - start)
+        result = self._call(
+            task, method, _shaped(inputs, shape), None if base is None else base.view(shape), start, state
+        )
+        result = result.reshape(-1)
+        if bad is not None:
+            result = result.masked_fill(bad, 0)
+        own_rows = (
+            [piece for piece in task.rows.shared_of_host(start, stop) if piece.source is None] if task.rows else []
+        )
+        if own_rows:
+            result = result.clone()
+        for piece in own_rows:
+            result[piece.at : piece.at + piece.count].zero_()  # made from zeros: whatever it is, it means nothing
+        self._store(task, result, target)
+        if bad is not None:
+            self._restore_host(task, start, target, bad)
+        for piece in own_rows:
+            target[piece.at : piece.at + piece.count].copy_(self._host(task, start + piece.at, piece.count))
+
+    def merge_whole(self, task: TensorTask, state: Any) -> torch.Tensor:
+        """The whole merged tensor, flat, in the task's dtype. For methods that may not be cut.
+
+        Of a vocabulary tensor, the method sees the rows that are shared, and no others.
+        """
+        shape = task.rows.shared_shape if task.rows else task.shape
+        elements = task.rows.shared_rows * task.rows.width if task.rows else task.elements
+        cutter = task.rows.shared_cut if task.rows else _one_piece
+        inputs, base, bad = self._gather(task, cutter, 0, elements, scratch=_Buffers())
+        method = self._method(task)
+        result = self._call(task, method, _shaped(inputs, shape), None if base is None else base.view(shape), 0, state)
+        merged = torch.empty(elements, dtype=task.dtype.torch)
+        result = result.reshape(-1)
+        self._store(task, result if bad is None else result.masked_fill(bad, 0), merged)
+        if task.rows is None:
+            if bad is not None:
+                self._restore_host(task, 0, merged, bad)
+            return merged
+        whole = self._host(task, 0, task.elements).clone()
+        for piece in task.rows.shared_of_host(0, task.elements):
+            if piece.source is not None:
+                stretch = slice(piece.source, piece.source + piece.count)
+                here = whole[piece.at : piece.at + piece.count]
+                here.copy_(merged[stretch] if bad is None else torch.where(bad[stretch], here, merged[stretch]))
+        return whole
+
+    def prepare(self, task: TensorTask) -> Any:
+        """What the method wants to know of the whole tensor before its first cut."""
+        method = self._method(task)
+        if type(method).prepare is MergeMethod.prepare:
+            return None
+        return self._guard(task, method, lambda: method.prepare(_View(self, task), task.parameters))
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def _gather(
+        self, task: TensorTask, cutter: Cutter, start: int, stop: int, scratch: _Buffers | None = None
+    ) -> tuple[list[Input], torch.Tensor | None, torch.Tensor | None]:
+        """Inputs and base as flat tensors of the compute dtype; and, under `on_nan: host`, where any
+        of them is not finite (None: nowhere). Such elements are zeroed in all of them, so that they
+        touch no statistic."""
+        buffers = scratch or self._buffers
+        compute = task.compute_dtype.torch
+        tensors: list[torch.Tensor] = []
+        bad: torch.Tensor | None = None
+        for index, one in enumerate(task.contributions):
+            tensor = buffers.get(index, stop - start, compute)
+            for piece in cutter(index, start, stop):
+                self._read(one, piece, tensor[piece.at : piece.at + piece.count])
+            if not _is_finite(tensor):
+                if not self.replace_nonfinite:
+                    raise self._not_finite(one, tensor)
+                here = ~torch.isfinite(tensor)
+                bad = here if bad is None else bad | here
+            tensors.append(tensor)
+        if bad is not None:
+            for tensor in tensors:
+                tensor.masked_fill_(bad, 0)
+        inputs = [Input(one.model, tensor, one.parameters) for one, tensor in zip(task.inputs, tensors, strict=False)]
+        return inputs, tensors[-1] if task.base else None, bad
+
+    def _read(self, one: Contribution, piece: Piece, into: torch.Tensor) -> None:
+        if piece.source is None:
+            into.zero_()  # rows that only the host has: overwritten with the host's after merging
+            return
+        info = self._info(one)
+        cast = self.cast or info.dtype
+        if info.dtype.torch == into.dtype and cast is info.dtype:
+            view = memoryview(into.numpy()).cast("B")
+            self.plan.checkpoints[one.model].read_into(info, piece.source * info.dtype.itemsize, view)
+            return
+        raw = self._raw(one.model, info, piece.source, piece.count)
+        into.copy_(raw if cast is info.dtype else raw.to(cast.torch))
+
+    def _raw(self, model: str, info: TensorInfo, start: int, count: int) -> torch.Tensor:
+        """Elements as stored, in a buffer that the next call overwrites."""
+        raw = self._buffers.get("raw", count * info.dtype.itemsize, torch.uint8)
+        view = memoryview(raw.numpy())
+        self.plan.checkpoints[model].read_into(info, start * info.dtype.itemsize, view)
+        return raw.view(info.dtype.torch)
+
+    def _host(self, task: TensorTask, start: int, count: int) -> torch.Tensor:
+        """The host's own elements in the task's dtype, in a buffer that the next call overwrites."""
+        info = self.plan.host.tensors[task.name]
+        return self._raw(self.plan.host_model, info, start, count).to(task.dtype.torch)
+
+    def _info(self, one: Contribution) -> TensorInfo:
+        return self.plan.checkpoints[one.model].tensors[one.tensor]
+
+    # -- calling the method ---------------------------------------------------------------------
+
+    def _method(self, task: TensorTask) -> MergeMethod:
+        assert task.method is not None  # a merge task has a method
+        return self.plan.methods[task.method]
+
+    def _cut_shape(self, task: TensorTask, method: MergeMethod, elements: int) -> tuple[int, ...]:
+        if method.granularity == "element" or len(task.shape) < 2:
+            return (elements,)
+        row = task.elements // task.shape[0]
+        return (elements // row, *task.shape[1:])
+
+    def _call(
+        self,
+        task: TensorTask,
+        method: MergeMethod,
+        inputs: Sequence[Input],
+        base: torch.Tensor | None,
+        position: int,
+        state: Any,
+    ) -> torch.Tensor:
+        shape = task.rows.shared_shape if task.rows else task.shape
+        context = Context(task.name, shape, position, task.seed, task.parameters, state)
+        expected = inputs[0].tensor
+        result = self._guard(task, method, lambda: method.merge(inputs, base, context))
+        if not isinstance(result, torch.Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] (plugins are strangers)
+            raise PluginError(f"method {method.name} returned {type(result).__name__} for {task.name}, not a tensor")
+        if result.shape != expected.shape or not result.dtype.is_floating_point:
+            raise PluginError(
+                f"method {method.name} returned {list(result.shape)} {result.dtype} for {task.name}; "
+                f"{list(expected.shape)} of a floating-point dtype was expected"
+            )
+        return result
+
+    def _guard(self, task: TensorTask, method: MergeMethod, call: Callable[[], Any]) -> Any:
+        try:
+            with torch.no_grad():
+                return call()
+        except SafegraftError:
+            raise
+        except Exception as error:  # a plugin may raise anything; it is named, with the tensor it failed on
+            raise PluginError(f"method {method.name} failed on {task.name}: {type(error).__name__}: {error}") from error
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def _store(self, task: TensorTask, result: torch.Tensor, target: torch.Tensor) -> None:
+        target.copy_(result)
+        if _is_finite(target):
+            return
+        if _is_finite(result):
+            raise NonFiniteError(
+                Problem(task.name, f"the merged values do not fit {task.dtype}; set `out_dtype: bfloat16` or float32")
+            )
+        raise NonFiniteError(
+            Problem(task.name, f"{task.method} gives NaN or inf from finite inputs; check its parameters")
+        )
+
+    def _restore_host(self, task: TensorTask, start: int, target: torch.Tensor, bad: torch.Tensor) -> None:
+        """`on_nan: host`: elements that some input has as NaN or inf are the host's."""
+        own = self._host(task, start, target.numel())
+        target.copy_(torch.where(bad, own, target))
+
+    def _not_finite(self, one: Contribution, tensor: torch.Tensor) -> NonFiniteError:
+        count = int((~torch.isfinite(tensor)).sum())
+        return NonFiniteError(
+            Problem(
+                one.model,
+                f"{one.tensor} holds NaN or inf ({count} values where it was first seen); repair the checkpoint, or set "
+                "`on_nan: host` to keep the host's values there",
+            )
+        )
+
+
+class _View(TensorView):
+    """Fixed blocks over the elements that are merged (of vocabulary tensors: the shared rows)."""
+
+    def __init__(self, kernel: Kernel, task: TensorTask) -> None:
+        self._kernel = kernel
+        self._task = task
+        self.shape = task.rows.shared_shape if task.rows else task.shape
+
+    def blocks(self) -> Iterator[tuple[Sequence[Input], torch.Tensor | None]]:
+        rows = self._task.rows
+        elements = rows.shared_rows * rows.width if rows else self._task.elements
+        cutter = rows.shared_cut if rows else _one_piece
+        for start in range(0, elements, REDUCTION_BLOCK):
+            stop = min(start + REDUCTION_BLOCK, elements)
+            inputs, base, _ = self._kernel._gather(self._task, cutter, start, stop)  # pyright: ignore[reportPrivateUsage]
+            yield inputs, base
+
+
+def _one_piece(source: int, start: int, stop: int) -> Iterator[Piece]:
+    yield Piece(0, stop - start, start)
+
+
+def _shaped(inputs: Sequence[Input], shape: tuple[int, ...]) -> list[Input]:
+    return [Input(one.model, one.tensor.view(shape), one.parameters) for one in inputs]
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Exact, in one cheap pass where all is well.
+
+    A float32 sum is finite only if every term is; where it is not, the exact test decides, since finite
+    terms may overflow it. Of 16-bit tensors the extremes are quicker than a sum.
+    """
+    if tensor.element_size() < 4:
+        low, high = tensor.aminmax() if tensor.numel() else (torch.zeros(()), torch.zeros(()))
+        return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
+    return math.isfinite(float(tensor.sum())) or bool(torch.isfinite(tensor).all())

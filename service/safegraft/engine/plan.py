@@ -1,0 +1,210 @@
+"""Recipe and headers -> Plan, with every problem that can be found before a weight is read.
+
+open -> check -> align -> one task a tensor -> files -> digest. Reads configs, headers and tokenizers only.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from safegraft.checkpoint.dtypes import FLOAT_NAMES
+from safegraft.checkpoint.sidecars import output_sidecars, sidecar_warnings
+from safegraft.checkpoint.types import Checkpoint
+from safegraft.engine.align import Alignment, align, is_multimodal
+from safegraft.engine.cost import estimate
+from safegraft.engine.identity import manifest, plan_digest, public_names, versions_of
+from safegraft.engine.layout import natural, weight_files
+from safegraft.engine.settings import check_names, check_values
+from safegraft.engine.staging import FileDigest
+from safegraft.engine.task import Plan, PlannedFile, TensorTask
+from safegraft.engine.tasks import TaskBuilder
+from safegraft.errors import AlignmentError, InputError, Problem, RecipeError, UsageError
+from safegraft.methods.contract import MergeMethod
+from safegraft.methods.registry import Registry
+from safegraft.recipe.model import Recipe
+
+MAX_SHARD_SIZE = 5 * 10**9  # bytes, as transformers has it
+CARD = "README.md"
+MANIFEST = "safegraft.json"
+
+OpenModel = Callable[[str], Checkpoint]
+Card = Callable[[Plan], bytes]
+
+
+def make_plan(
+    recipe: Recipe,
+    open_model: OpenModel,
+    registry: Registry,
+    *,
+    max_shard_size: int = MAX_SHARD_SIZE,
+    card: Card | None = None,
+) -> Plan:
+    """Plan a merge.
+
+    Args:
+        open_model: model reference -> checkpoint; raises InputError.
+        max_shard_size: bytes of tensors a weight file.
+        card: renders README.md; without it the result has none.
+
+    Raises RecipeError or InputError with all problems; whatever was opened is then closed.
+    """
+    if max_shard_size < 1:
+        raise UsageError(f"max_shard_size must be at least 1 byte, not {max_shard_size}")
+    checkpoints: dict[str, Checkpoint] = {}
+    try:
+        return _Planner(recipe, registry, checkpoints).run(open_model, max_shard_size, card)
+    except BaseException:
+        for checkpoint in checkpoints.values():
+            checkpoint.close()
+        raise
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, registry: Registry, checkpoints: dict[str, Checkpoint]) -> None:
+        self.recipe = recipe
+        self.registry = registry
+        self.checkpoints = checkpoints
+        self.methods: dict[str, MergeMethod] = {}
+        self.recipe_problems: list[Problem] = []
+        self.input_problems: list[Problem] = []
+        self.warnings: list[str] = []
+
+    def run(self, open_model: OpenModel, max_shard_size: int, card: Card | None) -> Plan:
+        self._check_recipe()
+        self._open(open_model)
+        self._stop_on_problems(InputError)
+        host_model = self._choose_host()
+        alignments = self._align(host_model)
+        self._stop_on_problems(AlignmentError)
+        tasks = self._tasks(host_model, alignments)
+        self._stop_on_problems(AlignmentError)
+        return self._assemble(host_model, tasks, max_shard_size, card)
+
+    def _stop_on_problems(self, kind: type[InputError]) -> None:
+        """The recipe's problems and the inputs' are told together; the recipe's decide the exit code."""
+        if self.recipe_problems:
+            raise RecipeError([*self.recipe_problems, *self.input_problems])
+        if self.input_problems:
+            raise kind(self.input_problems)
+
+    # -- the recipe against the methods ---------------------------------------------------------
+
+    def _check_recipe(self) -> None:
+        asked = [(self.recipe.merge_method, self.recipe.where("merge_method"))]
+        asked += [(one.method, self.recipe.where(*one.at, "method")) for one in self.recipe.overrides if one.method]
+        for name, where in asked:
+            method = self.registry.get(name)
+            if method is None:
+                self.recipe_problems.append(Problem(where, f"unknown method {name!r}. {self.registry.suggest(name)}"))
+            elif name not in self.methods:
+                self.methods[name] = method
+                self._check_requirements(method, where)
+        if len(self.methods) == len({name for name, _ in asked}):
+            self.recipe_problems += check_names(self.recipe, self.methods)
+            self.recipe_problems += check_values(self.recipe, self.methods)
+
+    def _check_requirements(self, method: MergeMethod, where: str) -> None:
+        needs, base = method.requires, self.recipe.base_model
+        if needs.base == "required" and base is None:
+            self.recipe_problems.append(Problem(where, f"{method.name} needs a `base_model`"))
+        if needs.base == "forbidden" and base is not None:
+            self.recipe_problems.append(Problem(where, f"{method.name} takes no `base_model`; remove it"))
+        models = [entry.model for entry in self.recipe.models]
+        if needs.base in ("required", "optional"):
+            models = [model for model in models if model != base]
+        elif base is not None and base not in models:
+            models.append(base)
+        what = "models beside the base" if needs.base in ("required", "optional") and base else "models"
+        if len(models) < needs.min_inputs:
+            self.recipe_problems.append(
+                Problem(where, f"{method.name} needs at least {needs.min_inputs} {what}; the recipe has {len(models)}")
+            )
+        if needs.max_inputs is not None and len(models) > needs.max_inputs:
+            self.recipe_problems.append(
+                Problem(where, f"{method.name} takes at most {needs.max_inputs} {what}; the recipe has {len(models)}")
+            )
+
+    # -- the inputs -----------------------------------------------------------------------------
+
+    def _references(self) -> list[str]:
+        optional = (self.recipe.base_model, self.recipe.host_model)
+        return list(dict.fromkeys([*(e.model for e in self.recipe.models), *(one for one in optional if one)]))
+
+    def _open(self, open_model: OpenModel) -> None:
+        for reference in self._references():
+            try:
+                self.checkpoints[reference] = open_model(reference)
+            except InputError as error:
+                self.input_problems += error.problems
+
+    def _choose_host(self) -> str:
+        if self.recipe.host_model is not None:
+            return self.recipe.host_model
+        multimodal = [one for one in self._references() if is_multimodal(self.checkpoints[one].config)]
+        base = self.recipe.base_model
+        candidates = multimodal or self._references()
+        host = base if base in candidates else candidates[0]
+        if len(multimodal) > 1:
+            self.warnings.append(
+                f"{len(multimodal)} inputs are multimodal; {host} is the host model, whose vision tower, projector, "
+                "tokenizer and processor the result keeps where they are not merged. Set `host_model` to choose another"
+            )
+        return host
+
+    def _align(self, host_model: str) -> dict[str, Alignment]:
+        host = self.checkpoints[host_model]
+        maps: Mapping[str, Mapping[str, str | None]] = {entry.model: entry.tensor_map for entry in self.recipe.models}
+        alignments: dict[str, Alignment] = {}
+        for model, checkpoint in self.checkpoints.items():
+            if model == host_model:
+                continue
+            alignments[model] = found = align(host, checkpoint, maps.get(model, {}))
+            self.input_problems += [Problem(model, problem) for problem in found.problems]
+            self.warnings += found.notes
+        return alignments
+
+    # -- tasks and files ------------------------------------------------------------------------
+
+    def _tasks(self, host_model: str, alignments: Mapping[str, Alignment]) -> list[TensorTask]:
+        builder = TaskBuilder(self.recipe, host_model, self.checkpoints, alignments, self.methods)
+        host = self.checkpoints[host_model]
+        tasks = [builder.build(host.tensors[name]) for name in sorted(host.tensors, key=natural)]
+        self.recipe_problems += builder.recipe_problems
+        self.input_problems += builder.input_problems
+        self.warnings += builder.warnings()
+        if not any(task.action == "merge" for task in tasks) and not builder.input_problems:
+            self.recipe_problems.append(
+                Problem(self.recipe.where("models"), "nothing would be merged: no two inputs share a tensor")
+            )
+        return tasks
+
+    def _assemble(self, host_model: str, tasks: Sequence[TensorTask], max_shard_size: int, card: Card | None) -> Plan:
+        host = self.checkpoints[host_model]
+        dtype = self.recipe.out_dtype or self.recipe.dtype
+        self.warnings += sidecar_warnings(host)
+        files = weight_files(tasks, max_shard_size)
+        for name, content in sorted(output_sidecars(host, FLOAT_NAMES[dtype] if dtype else None).items()):
+            files.append(PlannedFile(name, len(content), "sidecar", content=content))
+        names = public_names(self._references())
+        versions = versions_of(self.methods, self.registry)
+        digest = plan_digest(self.recipe, host_model, names, self.checkpoints, versions, files)
+        plan = Plan(
+            recipe=self.recipe,
+            digest=digest,
+            host_model=host_model,
+            names=names,
+            checkpoints=self.checkpoints,
+            methods=self.methods,
+            versions=versions,
+            tensors=tuple(tasks),
+            files=tuple(files),
+            warnings=tuple(dict.fromkeys(self.warnings)),
+            cost=estimate(tasks, self.checkpoints, self.methods),
+            total_size=0,
+        )
+        if card is not None:
+            text = card(plan)
+            files.append(PlannedFile(CARD, len(text), "card", content=text))
+        blank = {file.name: FileDigest(file.size, "0" * 64) for file in files}
+        size = len(manifest(self.recipe, digest, host_model, names, self.checkpoints, versions, blank))
+        files.append(PlannedFile(MANIFEST, size, "manifest"))
+        return replace(plan, files=tuple(files), total_size=sum(file.size for file in files))

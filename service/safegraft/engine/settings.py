@@ -1,0 +1,328 @@
+"""Parameters for one tensor: which of a recipe's settings counts, and what it comes to there.
+
+For an input's parameter the scopes are, first to last: the override's for that model, the override's,
+the model's own, the recipe's; then the method's default. A shared parameter has the override's and the
+recipe's. Within a scope the first condition whose filter is part of the tensor's name counts; without
+one the next scope is asked. Gradients run over the layers. All this is mergekit's, overrides aside.
+
+`resolve` works tensor by tensor. The `check_` functions look at the recipe alone, so that every wrong
+name and value is told at once, also where no tensor would meet it.
+"""
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from safegraft.engine.parameters import ParameterSet, parameter_set
+from safegraft.errors import Problem, RecipeError
+from safegraft.methods.contract import MergeMethod
+from safegraft.recipe.model import At, Condition, Override, Recipe, Scalar, Setting, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A tensor's parameters: instances of the method's Parameters, and of its InputParameters per input."""
+
+    parameters: BaseModel
+    inputs: tuple[BaseModel, ...]
+
+
+def resolve(
+    recipe: Recipe,
+    method: MergeMethod,
+    override: Override | None,
+    tensor: str,
+    inputs: Sequence[tuple[str, str]],
+    t: float,
+) -> Resolved:
+    """The parameters for one tensor.
+
+    Args:
+        override: the one that applies to this tensor.
+        tensor: the host's name for it, which filters of shared parameters look at.
+        inputs: (model, the model's own name for the tensor), in the method's order. Filters of an
+            input's parameters look at that name and at the host's.
+        t: the tensor's place among the layers, 0 to 1, where gradients are read.
+
+    Raises RecipeError with every problem, each at the place of the setting it comes from.
+    """
+    builder = _Builder(recipe, method, override, t)
+    parameters = builder.build(method.Parameters, None, (tensor,))
+    each = [builder.build(method.InputParameters, model, (own, tensor)) for model, own in inputs]
+    if builder.problems or parameters is None:
+        raise RecipeError(list(dict.fromkeys(builder.problems)))
+    return Resolved(parameters, tuple(one for one in each if one is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    settings: Settings
+    at: At
+
+
+def _scopes_of(recipe: Recipe, override: Override | None, model: str | None) -> Iterator[_Scope]:
+    """First to last, for one model's parameters, or for the shared ones (None)."""
+    if override is not None:
+        if model is not None and model in override.models:
+            yield _override_scope(override, model)
+        yield _Scope(override.parameters, (*override.at, "parameters"))
+    for entry in recipe.models:
+        if entry.model == model:
+            yield _Scope(entry.parameters, (*entry.at, "parameters"))
+    yield _Scope(recipe.parameters, ("parameters",))
+
+
+def _override_scope(override: Override, model: str) -> _Scope:
+    index = list(override.models).index(model)
+    return _Scope(override.models[model], (*override.at, "models", index, "parameters"))
+
+
+class _Builder:
+    """Builds the parameter objects of one tensor and gathers what is wrong with them."""
+
+    def __init__(self, recipe: Recipe, method: MergeMethod, override: Override | None, t: float) -> None:
+        self.recipe = recipe
+        self.method = method
+        self.override = override
+        self.t = t
+        self.problems: list[Problem] = []
+
+    def build(self, kind: type[BaseModel], model: str | None, tensors: Sequence[str]) -> BaseModel | None:
+        """One object, or None and a problem. `tensors`: the names that filters look at; the last is the host's."""
+        known = parameter_set(kind)
+        scopes = list(_scopes_of(self.recipe, self.override, model))
+        values: dict[str, Any] = {}
+        given: dict[str, _Found] = {}
+        before = len(self.problems)
+        for name in known.names:
+            found = _find(self.recipe, name, scopes, tensors)
+            if found is not None:
+                given[name] = found
+                self._evaluate(known, name, found, values)
+            elif name in known.required:
+                self._missing(name, scopes, model, tensors[-1])
+        if len(self.problems) > before:
+            return None
+        built = known.build(values)
+        if isinstance(built, BaseModel):
+            return built
+        for name, words in built:
+            interpolated = name is not None and isinstance(given[name].value, tuple)
+            where = scopes[-1].at if name is None else given[name].at
+            self._add(where, f"{self.t:.3g} of the way through the layers, {words}" if interpolated else words)
+        return None
+
+    def _evaluate(self, known: ParameterSet, name: str, found: "_Found", values: dict[str, Any]) -> None:
+        try:
+            values[name] = evaluate(found.value, self.t, lambda point: known.convert(name, point))
+        except ValueError as error:
+            self._add(found.at, str(error))
+
+    def _missing(self, name: str, scopes: Sequence[_Scope], model: str | None, tensor: str) -> None:
+        filtered = next((scope for scope in scopes if name in scope.settings), None)
+        if filtered is not None:
+            self._add(
+                (*filtered.at, name),
+                f"{self.method.name} needs a value for every tensor, and no filter matches {tensor}; "
+                "end the list with a value without a filter",
+            )
+            return
+        places = " or ".join(dict.fromkeys(self.recipe.path(*scope.at) for scope in scopes))
+        whose = "" if model is None else f" for {model}"
+        self._add(scopes[0].at[:-1], f"{self.method.name} needs `{name}`{whose}: give it under {places}")
+
+    def _add(self, at: At, message: str) -> None:
+        self.problems.append(Problem(self.recipe.where(*at), message))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    value: Scalar | tuple[Scalar, ...]
+    at: At
+
+
+def _find(recipe: Recipe, name: str, scopes: Sequence[_Scope], tensors: Sequence[str]) -> _Found | None:
+    for scope in scopes:
+        if name not in scope.settings:
+            continue
+        for found, filter in _alternatives(recipe, scope.settings[name], (*scope.at, name)):
+            if filter is None or any(filter in tensor for tensor in tensors):
+                return found
+    return None
+
+
+def _alternatives(recipe: Recipe, setting: Setting, at: At) -> Iterator[tuple[_Found, str | None]]:
+    """A setting's values, each with its place and the filter it waits for (None: every tensor)."""
+    conditions = [item for item in setting if isinstance(item, Condition)] if isinstance(setting, tuple) else []
+    if not conditions:
+        yield _Found(setting, at), None  # pyright: ignore[reportArgumentType] (no condition in it: see `Setting`)
+    for index, condition in enumerate(conditions):
+        # One condition may stand without a list around it; only a list's items have lines of their own.
+        single = len(conditions) == 1 and (*at, index) not in recipe.lines
+        here = at if single else (*at, index)
+        every = condition.filter is None or condition.filter == "*"
+        yield _Found(condition.value, (*here, "value")), None if every else condition.filter
+
+
+def evaluate(setting: Scalar | tuple[Scalar, ...], t: float, convert: Callable[[Any], Any]) -> Any:
+    """A setting without conditions at `t`, 0 to 1: numbers are interpolated, anything else is selected.
+
+    convert: one value of a gradient -> the parameter's type, which decides what is a number.
+    """
+    if not isinstance(setting, tuple):
+        return setting
+    points = [convert(value) for value in setting]
+    position = t * (len(points) - 1)
+    below = int(position)
+    if not all(isinstance(point, int | float) and not isinstance(point, bool) for point in points):
+        return points[below]
+    above = min(len(points) - 1, below + 1)
+    share = position - below
+    return (1 - share) * points[below] + share * points[above]
+
+
+# -- the recipe alone ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Territory:
+    """A scope, the methods it reaches, and the parameters that have an effect there or would elsewhere."""
+
+    scope: _Scope
+    methods: tuple[MergeMethod, ...]
+    active: tuple[ParameterSet, ...]
+    idle: tuple[ParameterSet, ...]
+
+    def reading(self, name: str) -> list[ParameterSet]:
+        return [one for one in self.active if name in one.names]
+
+    def only_idle(self, name: str) -> bool:
+        return not self.reading(name) and any(name in one.names for one in self.idle)
+
+
+def _territories(recipe: Recipe, methods: Mapping[str, MergeMethod]) -> Iterator[_Territory]:
+    everyone = tuple(methods.values())
+    yield _shared_territory(_Scope(recipe.parameters, ("parameters",)), everyone)
+    for entry in recipe.models:
+        scope = _Scope(entry.parameters, (*entry.at, "parameters"))
+        yield _model_territory(scope, everyone, entry.model == recipe.base_model)
+    for override in recipe.overrides:
+        own = (methods[override.method or recipe.merge_method],)
+        yield _shared_territory(_Scope(override.parameters, (*override.at, "parameters")), own)
+        for model in override.models:
+            yield _model_territory(_override_scope(override, model), own, model == recipe.base_model)
+
+
+def _shared_territory(scope: _Scope, methods: tuple[MergeMethod, ...]) -> _Territory:
+    sets = [parameter_set(kind) for method in methods for kind in (method.Parameters, method.InputParameters)]
+    return _Territory(scope, methods, tuple(sets), ())
+
+
+def _model_territory(scope: _Scope, methods: tuple[MergeMethod, ...], is_base: bool) -> _Territory:
+    active: list[ParameterSet] = []
+    idle = [parameter_set(method.Parameters) for method in methods]
+    for method in methods:
+        apart = is_base and method.requires.base in ("required", "optional")
+        (idle if apart else active).append(parameter_set(method.InputParameters))
+    return _Territory(scope, methods, tuple(active), tuple(idle))
+
+
+def check_names(recipe: Recipe, methods: Mapping[str, MergeMethod]) -> list[Problem]:
+    """Every parameter name must be known to a method that its scope reaches.
+
+    methods: all that the recipe names, by name.
+    """
+    problems: list[Problem] = []
+    for territory in _territories(recipe, methods):
+        known = list(dict.fromkeys(name for one in (*territory.active, *territory.idle) for name in one.names))
+        for name in territory.scope.settings:
+            if name not in known:
+                where = recipe.where(*territory.scope.at, name)
+                problems.append(Problem(where, _unknown(name, [method.name for method in territory.methods], known)))
+    return problems
+
+
+def _unknown(name: str, methods: Sequence[str], known: Sequence[str]) -> str:
+    who = f"{methods[0]} has no" if len(methods) == 1 else f"none of {', '.join(methods)} has a"
+    close = difflib.get_close_matches(name, known, n=1) if len(name) <= 100 else []
+    if close:
+        return f"{who} parameter of this name; did you mean {close[0]!r}?"
+    return f"{who} parameter of this name; there are {', '.join(known) if known else 'none'}"
+
+
+def check_values(recipe: Recipe, methods: Mapping[str, MergeMethod]) -> list[Problem]:
+    """Every value, gradient point and conditional value must be one that a method it reaches can take.
+
+    methods: all that the recipe names, by name.
+    """
+    problems: list[Problem] = []
+    for territory in _territories(recipe, methods):
+        for name, setting in territory.scope.settings.items():
+            readers = territory.reading(name)
+            for value, at in _leaves(recipe, setting, (*territory.scope.at, name)):
+                faults = [reader.fault(name, value) for reader in readers]
+                # With several methods, one that refuses a value may never meet it; `resolve` finds out.
+                if faults and faults[0] is not None and all(faults):
+                    problems.append(Problem(recipe.where(*at), faults[0]))
+    return problems
+
+
+def _leaves(recipe: Recipe, setting: Setting, at: At) -> Iterator[tuple[Scalar, At]]:
+    for found, _ in _alternatives(recipe, setting, at):
+        if isinstance(found.value, tuple):
+            yield from ((point, (*found.at, index)) for index, point in enumerate(found.value))
+        else:
+            yield found.value, found.at
+
+
+def idle_settings(recipe: Recipe, methods: Mapping[str, MergeMethod]) -> list[str]:
+    """Warnings for parameters that exist and have no effect where they stand, as in mergekit.
+
+    methods: all that the recipe names, by name.
+    """
+    warnings: list[str] = []
+    for territory in _territories(recipe, methods):
+        for name in territory.scope.settings:
+            if territory.only_idle(name):
+                shared = any(name in parameter_set(method.Parameters).names for method in territory.methods)
+                where = recipe.where(*territory.scope.at, name)
+                why = (
+                    "it is shared by all models; move it to `parameters`" if shared else "the base has none of its own"
+                )
+                warnings.append(f"{where}: has no effect here: {why}")
+    return warnings
+
+
+def unmatched(recipe: Recipe, host_names: Collection[str], input_names: Collection[str]) -> list[str]:
+    """Warnings for filters and overrides that fit the name of no tensor.
+
+    Args:
+        host_names: of the tensors that are merged.
+        input_names: the models' own names for them.
+    """
+    warnings: list[str] = []
+    for override in recipe.overrides:
+        if not any(fnmatch.fnmatchcase(name, override.tensors) for name in host_names):
+            where = recipe.where(*override.at, "tensors")
+            warnings.append(f"{where}: {override.tensors!r} matches no tensor that is merged")
+    names = {*host_names, *input_names}
+    for scope in _all_scopes(recipe):
+        for parameter, setting in scope.settings.items():
+            for found, filter in _alternatives(recipe, setting, (*scope.at, parameter)):
+                if filter is not None and not any(filter in name for name in names):
+                    where = recipe.where(*found.at[:-1], "filter")
+                    warnings.append(f"{where}: {filter!r} is part of no name of a tensor that is merged")
+    return warnings
+
+
+def _all_scopes(recipe: Recipe) -> Iterator[_Scope]:
+    yield _Scope(recipe.parameters, ("parameters",))
+    for entry in recipe.models:
+        yield _Scope(entry.parameters, (*entry.at, "parameters"))
+    for override in recipe.overrides:
+        yield _Scope(override.parameters, (*override.at, "parameters"))
+        yield from (_override_scope(override, model) for model in override.models)

@@ -1,0 +1,276 @@
+"""A folder that appears only when complete, and continues where an interrupted run stopped.
+
+Files are written into `.NAME.safegraft-partial` beside the target: each as `FILE.part`, appended in
+order, fsynced, renamed, then recorded with its sha256 in `.journal.json`. At the end the whole folder
+is renamed to its name. Knows nothing of what the bytes are or where they come from.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from safegraft.errors import OutputError
+
+JOURNAL = ".journal.json"
+MANIFEST = "safegraft.json"
+REHASH_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """What a complete file holds: size in bytes, sha256 in hex."""
+
+    size: int
+    sha256: str
+
+
+def partial_path(out: Path) -> Path:
+    """Where the unfinished folder for `out` lies."""
+    return out.parent / f".{out.name}.safegraft-partial"
+
+
+@contextlib.contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(f"{path}: the disk is full; free some space and run the same command again") from error
+        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+class StagedFolder:
+    """Use as a context manager; leaving it without `commit` keeps what is finished for a rerun.
+
+    Args:
+        out: the folder to appear. It must not exist, be empty, or hold this very result already.
+        digest: what identifies the content. Leftovers of another digest are discarded.
+
+    Raises OutputError when `out` is in the way, cannot be written, or another process writes it.
+    """
+
+    def __init__(self, out: Path, digest: str) -> None:
+        self.out = Path(os.path.abspath(out))
+        self.partial = partial_path(self.out)
+        self.digest = digest
+        self.finished: dict[str, FileDigest] = {}
+        self.complete = False
+        self.resumed = False
+        self._lock: int | None = None
+
+    def __enter__(self) -> "StagedFolder":
+        if self._out_is_complete():
+            self.complete = True
+            return self
+        with _output_errors(self.partial):
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.partial.mkdir(exist_ok=True, mode=0o755)
+            self._take_lock()
+            try:
+                self._continue_or_start_over()
+            except BaseException:
+                self._drop_lock()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._drop_lock()
+
+    def file(self, name: str, size: int, *, resume: bool = False) -> "StagedFile":
+        """Open `name` for appending up to `size` bytes; with `resume`, after the bytes that are there."""
+        return StagedFile(self, name, size, resume=resume)
+
+    def write(self, name: str, content: bytes) -> FileDigest:
+        """Write a whole small file."""
+        with self.file(name, len(content)) as target:
+            target.append(content)
+            return target.finish()
+
+    def commit(self) -> None:
+        """Make the folder appear under its name."""
+        with _output_errors(self.out):
+            (self.partial / JOURNAL).unlink()
+            (self.partial / ".lock").unlink()
+            for leftover in self.partial.rglob("*.part"):
+                leftover.unlink()
+            _fsync_folder(self.partial)
+            if self.out.is_dir():
+                self.out.rmdir()  # it was empty when we began; if no longer, this fails and nothing is lost
+            os.rename(self.partial, self.out)
+            _fsync_folder(self.out.parent)
+        self.complete = True
+
+    def discard(self) -> None:
+        """Remove everything that was staged."""
+        with _output_errors(self.partial):
+            shutil.rmtree(self.partial)
+
+    def record(self, name: str, digest: FileDigest) -> None:
+        """Note a finished file in the journal."""
+        self.finished[name] = digest
+        files = {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in self.finished.items()}
+        _write_durably(self.partial / JOURNAL, json.dumps({"digest": self.digest, "files": files}).encode())
+
+    def _out_is_complete(self) -> bool:
+        """True when `out` holds this result already; OutputError when it holds something else."""
+        if not os.path.lexists(self.out):
+            return False
+        if not self.out.is_dir():
+            raise OutputError(f"{self.out} exists and is not a folder; choose another output folder")
+        if not any(self.out.iterdir()):
+            return False
+        manifest = _read_json(self.out / MANIFEST)
+        if manifest.get("plan_digest") == self.digest:
+            for name, entry in manifest.get("files", {}).items():
+                target = self.out / name
+                if not target.is_file() or target.stat().st_size != entry["size"]:
+                    raise OutputError(
+                        f"{self.out} holds this merge, but {name} is damaged; remove the folder and run again"
+                    )
+            self.finished = {
+                name: FileDigest(entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
+            }
+            return True
+        raise OutputError(f"{self.out} exists and is not empty; choose another output folder or remove it")
+
+    def _take_lock(self) -> None:
+        lock = os.open(self.partial / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise OutputError(
+                f"{self.out} is being written by another process; wait for it or choose another folder"
+            ) from None
+        self._lock = lock
+
+    def _drop_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _continue_or_start_over(self) -> None:
+        journal = _read_json(self.partial / JOURNAL)
+        if journal.get("digest") != self.digest:
+            for entry in self.partial.iterdir():
+                if entry.name == ".lock":
+                    continue
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            self.finished = {}
+            _write_durably(self.partial / JOURNAL, json.dumps({"digest": self.digest, "files": {}}).encode())
+            return
+        for name, entry in journal["files"].items():
+            target = self.partial / name
+            if target.is_file() and target.stat().st_size == entry["size"]:
+                self.finished[name] = FileDigest(entry["size"], entry["sha256"])
+        self.resumed = bool(self.finished) or any(self.partial.rglob("*.part"))
+
+
+class StagedFile:
+    """One file being written. Append, then `finish`; leaving without `finish` keeps the part."""
+
+    def __init__(self, folder: StagedFolder, name: str, size: int, *, resume: bool) -> None:
+        self.folder = folder
+        self.name = name
+        self.size = size
+        self.target = folder.partial / name
+        self.part = folder.partial / f"{name}.part"
+        self.offset = 0  # bytes that are there: where to continue
+        self._hash = hashlib.sha256()
+        with _output_errors(self.target):
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if resume else os.O_TRUNC)
+            self._fd = os.open(self.part, flags, 0o644)
+            if resume:
+                self._take_up()
+
+    def __enter__(self) -> "StagedFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Write the next bytes and take them into the digest."""
+        with _output_errors(self.target):
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+        self._hash.update(data)
+        self.offset += len(data)
+
+    def restart(self) -> None:
+        """Throw the bytes away: they turned out to be wrong."""
+        with _output_errors(self.target):
+            os.ftruncate(self._fd, 0)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+        self._hash = hashlib.sha256()
+        self.offset = 0
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes so far."""
+        return self._hash.hexdigest()
+
+    def finish(self) -> FileDigest:
+        """fsync, give the file its name and record it. Raises OutputError if bytes are missing."""
+        if self.offset != self.size:
+            raise OutputError(f"{self.target}: {self.offset} bytes were written, {self.size} were promised")
+        with _output_errors(self.target):
+            os.fchmod(self._fd, 0o644)  # whatever the umask: the folder is meant to be shared
+            os.fsync(self._fd)
+            os.rename(self.part, self.target)
+            _fsync_folder(self.target.parent)
+            digest = FileDigest(self.size, self.sha256)
+            self.folder.record(self.name, digest)
+        return digest
+
+    def _take_up(self) -> None:
+        if os.fstat(self._fd).st_size > self.size:
+            os.ftruncate(self._fd, 0)
+        while chunk := os.read(self._fd, REHASH_CHUNK):
+            self._hash.update(chunk)
+            self.offset += len(chunk)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or {} when there is none: both callers then treat the folder as not ours."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}  # pyright: ignore[reportUnknownVariableType] (it is JSON)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, content)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+
+
+def _fsync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

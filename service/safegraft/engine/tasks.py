@@ -1,0 +1,250 @@
+"""One task for each tensor of the host: merged from whom, by which method, or copied and why."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from safegraft.checkpoint.dtypes import FLOAT_NAMES, DType
+from safegraft.checkpoint.types import Checkpoint, TensorInfo
+from safegraft.engine.align import Alignment, depth_of, stacks_of, vocabulary_tensors
+from safegraft.engine.rows import RowLayout, RowMap, pair_by_position, pair_by_token
+from safegraft.engine.settings import resolve
+from safegraft.engine.task import Contribution, TensorTask
+from safegraft.errors import Problem, RecipeError
+from safegraft.methods.contract import MergeMethod
+from safegraft.recipe.model import Override, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A model that has a tensor for the host's one."""
+
+    model: str
+    tensor: TensorInfo
+
+
+class TaskBuilder:
+    """Builds tasks and gathers problems (of inputs, of the recipe) and warnings on the way.
+
+    alignments: for every model but the host, what it contributes.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        host_model: str,
+        checkpoints: Mapping[str, Checkpoint],
+        alignments: Mapping[str, Alignment],
+        methods: Mapping[str, MergeMethod],
+    ) -> None:
+        self.recipe = recipe
+        self.host_model = host_model
+        self.host = checkpoints[host_model]
+        self.checkpoints = checkpoints
+        self.alignments = alignments
+        self.methods = methods
+        self.recipe_problems: list[Problem] = []
+        self.input_problems: list[Problem] = []
+        self.notes: dict[str, None] = {}
+        self._stacks = stacks_of(self.host.tensors.values())
+        self._host_vocabulary = vocabulary_tensors(self.host)
+        self._vocabularies = {model: vocabulary_tensors(one) for model, one in checkpoints.items()}
+        self._row_maps: dict[tuple[str, int, int], RowMap | None] = {}
+        self._checked: set[object] = set()
+
+    def warnings(self) -> list[str]:
+        """What a reader of the plan should know, once each."""
+        return list(self.notes)
+
+    def build(self, host_tensor: TensorInfo) -> TensorTask:
+        """The task for one tensor of the host."""
+        override = self._override(host_tensor.name)
+        method = self.methods[(override.method if override else None) or self.recipe.merge_method]
+        inputs, base = self._candidates(host_tensor, method)
+        reason = self._reason_to_copy(host_tensor, method, inputs, base)
+        if reason is None and self._is_vocabulary(host_tensor, inputs, base):
+            rows = self._rows(host_tensor, [*inputs, *([base] if base else [])])
+            if rows is None or rows.shared_rows == 0:
+                reason = "no row is shared by all models" if rows is not None else "rows could not be paired"
+            elif not rows.is_identity:
+                return self._merge(host_tensor, method, override, inputs, base, rows)
+        if reason is not None:
+            return self._copy(host_tensor, reason)
+        return self._merge(host_tensor, method, override, inputs, base, None)
+
+    # -- who contributes ------------------------------------------------------------------------
+
+    def _override(self, name: str) -> Override | None:
+        return next((one for one in self.recipe.overrides if fnmatch.fnmatchcase(name, one.tensors)), None)
+
+    def _candidates(self, host_tensor: TensorInfo, method: MergeMethod) -> tuple[list[_Candidate], _Candidate | None]:
+        """Inputs in recipe order, and the base where the method sets it apart."""
+        models = [entry.model for entry in self.recipe.models]
+        base_model = self.recipe.base_model
+        apart = base_model is not None and method.requires.base in ("required", "optional")
+        if apart:
+            models = [model for model in models if model != base_model]
+        elif base_model is not None and base_model not in models:
+            models.append(base_model)  # as mergekit does: an input like any other, at the end
+        found = {model: self._counterpart(model, host_tensor) for model in {*models, *filter(None, [base_model])}}
+        inputs = [_Candidate(model, tensor) for model in models if (tensor := found[model]) is not None]
+        base = found[base_model] if apart and base_model is not None else None
+        return inputs, _Candidate(base_model, base) if base_model is not None and base is not None else None
+
+    def _counterpart(self, model: str, host_tensor: TensorInfo) -> TensorInfo | None:
+        if model == self.host_model:
+            return host_tensor
+        name = self.alignments[model].tensors.get(host_tensor.name)
+        return None if name is None else self.checkpoints[model].tensors[name]
+
+    def _reason_to_copy(
+        self, host_tensor: TensorInfo, method: MergeMethod, inputs: list[_Candidate], base: _Candidate | None
+    ) -> str | None:
+        """Why the host's tensor is kept as it is; None when there is something to merge."""
+        models = {entry.model for entry in self.recipe.models} | ({self.recipe.base_model} - {None})
+        having = {one.model for one in inputs} | ({base.model} if base else set[str]())
+        if not host_tensor.dtype.is_float:
+            return f"{host_tensor.dtype} values are not weights"
+        if host_tensor.elements == 0:
+            return "it is empty"
+        if having <= {self.host_model} and len(models | {self.host_model}) > 1:
+            return "only the host has it"
+        if method.requires.base == "required" and base is None:
+            return f"the base {self.recipe.base_model} has no such tensor"
+        if len(inputs) < method.requires.min_inputs:
+            return f"{method.name} needs {method.requires.min_inputs} inputs and only {len(inputs)} have it"
+        if self.recipe.embeddings == "host" and self._is_vocabulary(host_tensor, inputs, base):
+            return "embeddings: host"
+        return None
+
+    # -- rows of vocabulary tensors -------------------------------------------------------------
+
+    def _is_vocabulary(self, host_tensor: TensorInfo, inputs: list[_Candidate], base: _Candidate | None) -> bool:
+        if host_tensor.name in self._host_vocabulary:
+            return True
+        return any(one.tensor.name in self._vocabularies[one.model] for one in [*inputs, *([base] if base else [])])
+
+    def _rows(self, host_tensor: TensorInfo, contributors: list[_Candidate]) -> RowLayout | None:
+        maps = [self._row_map(one, host_tensor) for one in contributors]
+        known = [one for one in maps if one is not None]
+        return RowLayout(known, host_tensor.shape) if len(known) == len(maps) else None
+
+    def _row_map(self, one: _Candidate, host_tensor: TensorInfo) -> RowMap | None:
+        """None, and a problem noted, when nothing tells which row is which."""
+        host_rows, input_rows = host_tensor.shape[0], one.tensor.shape[0]
+        if one.model == self.host_model:
+            return pair_by_position(host_rows, host_rows)
+        key = (one.model, host_rows, input_rows)
+        if key not in self._row_maps:
+            self._row_maps[key] = self._pair_rows(one, host_tensor, host_rows, input_rows)
+        return self._row_maps[key]
+
+    def _pair_rows(self, one: _Candidate, host_tensor: TensorInfo, host_rows: int, input_rows: int) -> RowMap | None:
+        host_tokens, tokens = self.host.tokens(), self.checkpoints[one.model].tokens()
+        if host_tokens is not None and tokens is not None:
+            rows = pair_by_token(host_tokens, tokens, host_rows, input_rows)
+            shared = int((rows >= 0).sum())
+            if shared < host_rows or shared < input_rows:
+                text = f"{one.model}: {shared} of {host_rows} vocabulary rows are shared with the host by token string"
+                self.notes[f"{text}; the host's other rows are kept"] = None
+            return rows
+        if host_rows == input_rows:
+            return pair_by_position(host_rows, input_rows)
+        without = [name for name, known in ((self.host_model, host_tokens), (one.model, tokens)) if known is None]
+        self.input_problems.append(
+            Problem(
+                one.model,
+                f"{one.tensor.name} has {input_rows} rows, {host_tensor.name} of the host {self.host_model} has {host_rows}, "
+                f"and {' and '.join(without)} {'has' if len(without) == 1 else 'have'} no tokenizer to pair them by; "
+                "add the tokenizer files, or use `embeddings: host`",
+            )
+        )
+        return None
+
+    # -- the two kinds of task ------------------------------------------------------------------
+
+    def _out_dtype(self, host_tensor: TensorInfo) -> DType:
+        asked = self.recipe.out_dtype or self.recipe.dtype
+        return FLOAT_NAMES[asked] if asked and host_tensor.dtype.is_float else host_tensor.dtype
+
+    def _copy(self, host_tensor: TensorInfo, reason: str) -> TensorTask:
+        return TensorTask(
+            name=host_tensor.name,
+            dtype=self._out_dtype(host_tensor),
+            shape=host_tensor.shape,
+            action="copy",
+            inputs=(Contribution(self.host_model, host_tensor.name),),
+            note=reason,
+        )
+
+    def _merge(
+        self,
+        host_tensor: TensorInfo,
+        method: MergeMethod,
+        override: Override | None,
+        inputs: list[_Candidate],
+        base: _Candidate | None,
+        rows: RowLayout | None,
+    ) -> TensorTask:
+        try:
+            resolved = resolve(
+                self.recipe,
+                method,
+                override,
+                host_tensor.name,
+                [(one.model, one.tensor.name) for one in inputs],
+                depth_of(host_tensor.name, self._stacks),
+            )
+        except RecipeError as error:
+            self._note_problems(error.problems)
+            return self._copy(host_tensor, "its parameters are wrong")  # never executed: the problems end the plan
+        self._check(method, resolved.inputs, resolved.parameters)
+        everyone = [*inputs, *([base] if base else [])]
+        return TensorTask(
+            name=host_tensor.name,
+            dtype=self._out_dtype(host_tensor),
+            shape=host_tensor.shape,
+            action="merge",
+            inputs=tuple(
+                Contribution(one.model, one.tensor.name, parameters)
+                for one, parameters in zip(inputs, resolved.inputs, strict=True)
+            ),
+            base=Contribution(base.model, base.tensor.name) if base else None,
+            method=method.name,
+            parameters=resolved.parameters,
+            rows=rows,
+            compute_dtype=self._compute_dtype(everyone),
+            seed=tensor_seed(self.recipe.seed, host_tensor.name),
+            note=self._note(everyone, rows),
+        )
+
+    def _compute_dtype(self, everyone: list[_Candidate]) -> DType:
+        if self.recipe.dtype is not None:
+            return DType.F64 if self.recipe.dtype == "float64" else DType.F32
+        return DType.F64 if any(one.tensor.dtype is DType.F64 for one in everyone) else DType.F32
+
+    def _note(self, everyone: list[_Candidate], rows: RowLayout | None) -> str:
+        notes: list[str] = []
+        missing = [entry.model for entry in self.recipe.models if entry.model not in {one.model for one in everyone}]
+        if missing:
+            notes.append(f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no such tensor")
+        if rows is not None:
+            notes.append(f"{rows.shared_rows} of {rows.shape[0]} rows are shared; the rest are the host's")
+        return "; ".join(notes)
+
+    def _check(self, method: MergeMethod, inputs: tuple[Any, ...], parameters: Any) -> None:
+        key = (method.name, tuple(one.model_dump_json() for one in inputs), parameters.model_dump_json())
+        if key in self._checked:
+            return
+        self._checked.add(key)
+        self._note_problems([Problem(self.recipe.where("models"), text) for text in method.check(inputs, parameters)])
+
+    def _note_problems(self, problems: Sequence[Problem]) -> None:
+        self.recipe_problems += [problem for problem in problems if problem not in self.recipe_problems]
+
+
+def tensor_seed(seed: int, name: str) -> int:
+    """A 63-bit seed that depends on the recipe's seed and the tensor's name alone."""
+    return int.from_bytes(sha256(f"{seed}\0{name}".encode()).digest()[:8], "little") >> 1

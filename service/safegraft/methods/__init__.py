@@ -1,0 +1,22 @@
+"""What a merge plugin implements, and the registry that finds plugins.
+
+contract.py   MergeMethod: a plugin's whole contract
+hookspecs.py  the hook through which a plugin registers
+registry.py   discovery: one loop over entry points that survives a broken plugin
+"""
+
+from safegraft.methods.contract import Context, Granularity, Input, MergeMethod, Requirements, TensorView
+from safegraft.methods.hookspecs import hookimpl
+from safegraft.methods.registry import Plugin, Registry
+
+__all__ = [
+    "Context",
+    "Granularity",
+    "Input",
+    "MergeMethod",
+    "Plugin",
+    "Registry",
+    "Requirements",
+    "TensorView",
+    "hookimpl",
+]

@@ -1,0 +1,107 @@
+"""A merge method: tensors in, one tensor out. This module is a plugin's whole contract.
+
+A method sees neither files nor names of architectures: the engine has aligned the inputs, cast
+them and checked them for NaN and inf before `merge` is called.
+"""
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import torch  # plugins are imported to list and plan; torch is needed only to merge
+
+
+class NoParameters(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Granularity(enum.StrEnum):
+    """How finely the engine may cut a tensor before it calls `merge`."""
+
+    ELEMENT = "element"  # any range of the flattened tensor; arguments are 1-D
+    ROW = "row"  # any range of rows (the first dimension); arguments keep their rank
+    TENSOR = "tensor"  # never; arguments are whole tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What a method needs. Inputs are counted without the base, unless the base is ignored.
+
+    base: "required" and "optional" hand the base to `merge` on its own; "ignored" treats a base
+    model like any other input (as mergekit does); "forbidden" is an error when a recipe names one.
+    """
+
+    base: Literal["required", "optional", "ignored", "forbidden"] = "ignored"
+    min_inputs: int = 1
+    max_inputs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One model's contribution: its cut of the tensor and its own parameters."""
+
+    model: str
+    tensor: "torch.Tensor"
+    parameters: Any  # an instance of the method's InputParameters
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where the cut lies, and everything else the result may depend on."""
+
+    tensor: str  # the host model's name for the tensor
+    shape: tuple[int, ...]  # of the whole tensor
+    position: int  # index of the cut's first element in the flattened whole tensor
+    seed: int  # this tensor's own: a function of the recipe's seed and the tensor's name
+    parameters: Any  # an instance of the method's Parameters
+    state: Any  # what `prepare` returned
+
+
+class TensorView(ABC):
+    """A whole tensor of every input, for `prepare` to walk through in bounded memory."""
+
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def blocks(self) -> Iterator[tuple[Sequence[Input], "torch.Tensor | None"]]:
+        """Yield (inputs, base) cuts in order. The cuts are always the same ones, whatever the
+        engine's settings, so that sums over them come out bit-equal. They are scratch memory:
+        the next step overwrites them."""
+
+
+class MergeMethod(ABC):
+    """Subclass it, set the class variables, write `merge`. Instances hold no state.
+
+    Tensors arrive as float32 (float64 where an input is) on one device. They are the engine's
+    scratch memory: `merge` may overwrite and return any of them, and must not keep them. The
+    result has their shape and is a pure function of the arguments: no global random state, no
+    time, no order of calls. Random methods draw from (context.seed, element position) alone.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]  # one line for `safegraft methods`
+    reference: ClassVar[str]  # URL of the paper or description
+    requires: ClassVar[Requirements]
+    granularity: ClassVar[Granularity]
+    Parameters: ClassVar[type[BaseModel]] = NoParameters  # shared by all inputs
+    InputParameters: ClassVar[type[BaseModel]] = NoParameters  # one set an input
+
+    def check(self, inputs: Sequence[Any], parameters: Any) -> Iterator[str]:
+        """Yield what is wrong with parameters that are each valid alone (weights that sum to zero).
+
+        `inputs` are InputParameters in recipe order, without the base's. Runs when planning.
+        """
+        yield from ()
+
+    def prepare(self, view: TensorView, parameters: Any) -> Any:
+        """Gather statistics over the whole tensor before its first `merge`; None when not needed."""
+        return None
+
+    @abstractmethod
+    def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
+        """Merge one cut."""

@@ -1,0 +1,28 @@
+"""What was asked for: a recipe, read from YAML or from a mapping, with every problem and its place.
+
+model.py           Recipe and its parts: data only
+document.py        YAML text to plain data with line numbers, within bounds
+values.py          typed access to plain data
+read.py            plain data to a Recipe: keys, types, references
+canonical_form.py  a recipe as JSON: the form that digests and manifests hold
+
+Nothing here knows merge methods, models or the engine, and of the disk only the recipe's own file
+and whether a folder of a model's name exists.
+"""
+
+from safegraft.recipe.canonical_form import canonical
+from safegraft.recipe.model import Condition, ModelEntry, Override, Recipe, Scalar, Setting, Settings
+from safegraft.recipe.read import parse_recipe, read_recipe
+
+__all__ = [
+    "Condition",
+    "ModelEntry",
+    "Override",
+    "Recipe",
+    "Scalar",
+    "Setting",
+    "Settings",
+    "canonical",
+    "parse_recipe",
+    "read_recipe",
+]

@@ -1,0 +1,74 @@
+"""A recipe as JSON-able data: every default filled in, keys in a fixed order, no path of any machine.
+
+Recipes that ask for the same give the same data, so a plan's digest can stand on it; and the data is
+itself a recipe, so the manifest of a result can be merged again.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from safegraft.recipe.model import Condition, Recipe, Scalar, Setting, Settings
+
+_EXACT = 2**53  # below it a float with no fraction is one integer
+
+
+def canonical(recipe: Recipe, rename: Mapping[str, str]) -> dict[str, Any]:
+    """Return the canonical form of `recipe`.
+
+    rename: model reference -> public name, for every model the recipe names. Two models must not share
+    a name, or the result no longer says which is which.
+    """
+    return {
+        "merge_method": recipe.merge_method,
+        "base_model": None if recipe.base_model is None else rename[recipe.base_model],
+        "host_model": None if recipe.host_model is None else rename[recipe.host_model],
+        "models": [
+            {
+                "model": rename[entry.model],
+                "parameters": _settings(entry.parameters),
+                "tensor_map": dict(
+                    sorted(entry.tensor_map.items())
+                ),  # its order means nothing: the longest prefix wins
+            }
+            for entry in recipe.models
+        ],
+        "parameters": _settings(recipe.parameters),
+        "dtype": recipe.dtype,
+        "out_dtype": recipe.out_dtype,
+        "embeddings": recipe.embeddings,
+        "seed": recipe.seed,
+        "on_nan": recipe.on_nan,
+        "overrides": [
+            {
+                "tensors": override.tensors,
+                "method": override.method,
+                "parameters": _settings(override.parameters),
+                "models": [
+                    {"model": rename[model], "parameters": _settings(settings)}
+                    for model, settings in override.models.items()
+                ],
+            }
+            for override in recipe.overrides
+        ],
+    }
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    return {name: _setting(settings[name]) for name in sorted(settings)}
+
+
+def _setting(setting: Setting) -> Any:
+    if not isinstance(setting, tuple):
+        return _scalar(setting)
+    return [_condition(item) if isinstance(item, Condition) else _scalar(item) for item in setting]
+
+
+def _condition(condition: Condition) -> dict[str, Any]:
+    every = condition.filter is None or condition.filter in ("", "*")
+    return {"filter": None if every else condition.filter, "value": _setting(condition.value)}
+
+
+def _scalar(value: Scalar) -> Scalar:
+    """1.0 and 1 are one number, however it was written; -0.0 keeps its sign, which can reach the result."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < _EXACT
+    return int(value) if whole and str(value) != "-0.0" else value

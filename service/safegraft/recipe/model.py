@@ -1,0 +1,118 @@
+"""A recipe as read: what the user asked for, each part with its place in the file.
+
+Nothing here is checked against merge methods or models: that is the planner's work.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Scalar = bool | int | float | str
+At = tuple[str | int, ...]  # the way to a part of a recipe: ("models", 0, "parameters", "weight")
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_LONGEST_KEY = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A value for tensors whose name contains `filter` (None or "*": every tensor)."""
+
+    value: "Scalar | tuple[Scalar, ...]"
+    filter: str | None
+
+
+# A scalar, a gradient over the layers, or conditions of which the first that matches counts.
+Setting = Scalar | tuple[Scalar, ...] | tuple[Condition, ...]
+Settings = Mapping[str, Setting]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One item of `models:`. `at` is its place in the recipe: ("models", 0)."""
+
+    model: str
+    parameters: Settings
+    tensor_map: Mapping[str, str | None]  # name prefix -> host's name prefix; None leaves those tensors out
+    at: At
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A method, parameters, or both for the tensors whose host name matches the glob `tensors`.
+
+    `parameters` and `models` (model -> parameters, in the recipe's order) come before every other scope.
+    """
+
+    tensors: str
+    method: str | None
+    parameters: Settings
+    models: Mapping[str, Settings]
+    at: At
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """See `safegraft.recipe.read` for how to get one, and docs/recipe.md for what each key means.
+
+    Recipes that ask for the same are equal, however they were written and named.
+    """
+
+    models: tuple[ModelEntry, ...]
+    merge_method: str
+    base_model: str | None = None
+    parameters: Settings = field(default_factory=dict[str, Setting])
+    dtype: str | None = None  # inputs are cast to it before merging
+    out_dtype: str | None = None  # the result is cast to it; default: dtype, else the host's
+    host_model: str | None = None
+    embeddings: Literal["merge", "host"] = "merge"
+    seed: int = 0
+    on_nan: Literal["error", "host"] = "error"
+    overrides: tuple[Override, ...] = ()
+    text: str = field(default="", compare=False)  # the YAML it was read from, or a mapping written as YAML
+    name: str = field(default="recipe", compare=False)  # of the file, for messages
+    lines: Mapping[At, int] = field(default_factory=dict[At, int], compare=False)
+
+    @classmethod
+    def load(cls, source: "Path | str | Mapping[str, Any]") -> "Recipe":
+        """Read a recipe from a file, from YAML text or from a mapping; raises RecipeError with every problem."""
+        from safegraft.recipe.read import read_recipe  # read.py builds recipes, so it imports this module
+
+        return read_recipe(source)
+
+    def where(self, *at: str | int) -> str:
+        """The place of a key, as a message shows it: "recipe.yml:7: models[0].parameters.weight"."""
+        return place(self.name, self.lines, at)
+
+    def path(self, *at: str | int) -> str:
+        """The path of a key alone: "models[0].parameters.weight"."""
+        return _path(at)
+
+
+def place(name: str, lines: Mapping[At, int], at: At) -> str:
+    """`at` as a message shows it, with the line of the nearest part that has one."""
+    line = nearest_line(lines, at)
+    file = f"{name}:{line}" if line else name
+    return f"{file}: {_path(at)}" if at else file
+
+
+def nearest_line(lines: Mapping[At, int], at: At) -> int | None:
+    """The line of `at`, or of the smallest part around it that has one."""
+    probe = at
+    while probe and probe not in lines:
+        probe = probe[:-1]
+    return lines.get(probe)
+
+
+def _path(at: At) -> str:
+    path = ""
+    for step in at:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif _PLAIN_KEY.fullmatch(step) and len(step) <= _LONGEST_KEY:
+            path += f".{step}" if path else step
+        else:  # a tensor's name, or a stranger's text: quoted, so that dots and control characters cannot mislead
+            path += f"[{step[:_LONGEST_KEY]!r}]"
+    return path

@@ -1,0 +1,34 @@
+"""The gRPC service and its client: a skin over the engine. The API itself is written down in protos/safegraft/v1.
+
+Server, from the outside in
+server.py        its life: lock the data folder, answer calls, stop without losing work
+options.py       how it is told to run
+guard.py         around every call: token, limits, errors
+reflection.py    lets tools ask which services there are
+merges.py        MergeService
+creation.py      CreateMerge: from a request to a stored merge
+artifacts.py     ArtifactService
+reading.py       ReadFile: follow a growing file, or compute bytes for the call
+requests.py      what requests must look like
+convert.py       the server's data as messages of the API
+house.py         what the services share
+
+Behind the services
+jobs.py          merges as rows of a database
+runner.py        which merge is computed next, and what becomes of it
+pool.py          worker processes as the server sees them
+worker.py        a worker process from within
+messages.py      what the two say to each other
+methods.py       methods and plugins as plain data
+kept_files.py    a merge's files on disk, growing or complete
+changes.py       wakes who waits for a merge to change
+models.py        which models a recipe may name
+blobs.py         uploaded files and the checkpoints made of them
+
+Both sides
+status.py        errors as google.rpc.Status, and back
+checksum.py      CRC-32C
+
+Client
+client.py        Client: typed, blocking, resumes by itself
+"""

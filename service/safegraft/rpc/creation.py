@@ -1,0 +1,113 @@
+"""CreateMerge: from a request to a stored merge, with everything checked that can be before work begins."""
+
+import asyncio
+import json
+import secrets
+import shutil
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from safegraft.errors import OutputError, Problem, UsageError
+from safegraft.rpc import requests
+from safegraft.rpc.house import House
+from safegraft.rpc.jobs import Job, JobProgress, JobState, PlanSummary, now
+from safegraft.rpc.messages import Planned, PlanTask
+from safegraft.rpc.options import cores
+from safegraft.v1 import merge_service_pb2 as pb
+
+_MAX_FILES = 10_000  # of a merge: their list must fit a message
+_RESERVE_BYTES = 64 << 20  # disk space that no merge may count on
+
+
+async def plan_recipe(house: House, recipe: str, max_shard_size: int) -> Planned:
+    """Plan in a worker. Raises what make_plan raises, and UsageError for a result of absurdly many files."""
+    planned = await house.plans.run(PlanTask(recipe, max_shard_size))
+    assert isinstance(planned, Planned)
+    count = len(planned.document["files"])
+    if count > _MAX_FILES:
+        message = f"the result would have {count} files, more than {_MAX_FILES}; allow larger ones"
+        raise UsageError(Problem("max_shard_size", message))
+    return planned
+
+
+async def prepare(house: House, request: pb.CreateMergeRequest) -> Job:
+    """The merge that a request describes: a known one, by its request id, or a planned one without an id.
+
+    Raises what planning raises, UsageError, and OutputError when the disk has no room for the result.
+    """
+    recipe = requests.recipe_text(request.recipe)
+    shard_size = requests.shard_size(request.max_shard_size)
+    threads = requests.thread_count(request.threads, cores())
+    retention = requests.retention(request.retention)
+    request_id = requests.request_id(request.request_id)
+    fingerprint = _fingerprint(recipe, shard_size, request.threads, retention)
+    if request_id is not None and not request.validate_only:
+        known = await asyncio.to_thread(house.store.find_request, request_id, fingerprint)
+        if known is not None:
+            return known
+    planned = await plan_recipe(house, recipe, shard_size)
+    created = now()
+    plan = _summary(planned)
+    job = Job(
+        id="",
+        state=JobState.QUEUED,
+        revision=1,
+        created=created,
+        updated=created,
+        request_id=request_id,
+        fingerprint=fingerprint,
+        recipe=recipe,
+        max_shard_size=shard_size,
+        threads=threads,
+        retention=retention,
+        plan=plan,
+    )
+    if retention == "none":  # there is nothing to do until somebody reads
+        return replace(job, state=JobState.SUCCEEDED, progress=JobProgress(plan.total_size, plan.tensors))
+    await asyncio.to_thread(_require_space, house, plan)
+    return job
+
+
+async def store(house: House, job: Job) -> Job:
+    """Give a prepared merge an id, store it and have it computed. A known one is returned as it is."""
+    if job.id:
+        return job
+    stored, new = await asyncio.to_thread(house.store.insert, replace(job, id=secrets.token_hex(8)))
+    if new and not stored.state.final:
+        house.runner.submit(stored.id)
+    return stored
+
+
+def free_bytes(data: Path) -> int:
+    """Free space on the data folder's disk."""
+    return shutil.disk_usage(data).free
+
+
+def _require_space(house: House, plan: PlanSummary) -> None:
+    promised = house.runner.unwritten_bytes(house.store.unfinished())
+    free = free_bytes(house.options.data) - promised - _RESERVE_BYTES
+    if plan.total_size > free:
+        raise OutputError(
+            f"the result takes {plan.total_size:,} bytes and the server's disk has {max(0, free):,} to spare"
+            + (f", beside {promised:,} for merges under way" if promised else "")
+            + "; delete merges, or ask for a merge that is not kept (RETENTION_NONE)"
+        )
+
+
+def _fingerprint(recipe: str, shard_size: int, threads: int, retention: str) -> str:
+    """Tells requests apart that use the same request id."""
+    return sha256(json.dumps([recipe, shard_size, threads, retention]).encode()).hexdigest()
+
+
+def _summary(planned: Planned) -> PlanSummary:
+    document: dict[str, Any] = planned.document
+    return PlanSummary(
+        digest=document["digest"],
+        host_model=document["host_model"],
+        files=tuple((file["name"], file["size_bytes"]) for file in document["files"]),
+        warnings=tuple(document["warnings"]),
+        tensors=len(document["tensors"]),
+        uploads=planned.uploads,
+    )

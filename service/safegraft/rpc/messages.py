@@ -1,0 +1,129 @@
+"""What server and worker processes say to each other over a pipe: tasks one way, answers the other.
+
+A worker does one task at a time. It answers with any number of `Progressed` and `Block`, then with exactly one `Final`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safegraft.errors import SafegraftError
+from safegraft.rpc.methods import MethodCatalogue
+
+# -- tasks ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ListMethodsTask:
+    """Which methods and plugins are there? Answered with MethodsListed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTask:
+    """Plan a recipe. Answered with Planned."""
+
+    recipe: str
+    max_shard_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A merge to compute: what it was planned from, and the digest that planning it again must give."""
+
+    recipe: str
+    max_shard_size: int
+    threads: int  # 0: the worker's choice
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteTask:
+    """Write a merge to `out`, continuing what is there. Answered with Progressed, then Written."""
+
+    order: Order
+    out: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTask:
+    """Compute bytes [start, stop) of one file. Answered with Blocks, then ReadDone."""
+
+    order: Order
+    file: str
+    start: int
+    stop: int
+    digests: Mapping[str, str]  # sha256 of files that are known already, by name
+
+
+Task = ListMethodsTask | PlanTask | WriteTask | ReadTask
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A task and its number, by which it can be cancelled without hitting the next one."""
+
+    number: int
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop the assignment of this number, if it is still being worked on."""
+
+    number: int
+
+
+# -- answers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """How far a WriteTask is, over the whole merge."""
+
+    file: str
+    bytes_done: int
+    tensors_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The next bytes of a ReadTask."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MethodsListed:
+    catalogue: MethodCatalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """`document` is what `safegraft plan --json` prints; `uploads` the uploaded checkpoints among the inputs."""
+
+    document: dict[str, Any]
+    uploads: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The folder is there. sha256 of its files, by name."""
+
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDone:
+    """sha256 of files that were computed from first byte to last, by name."""
+
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    error: SafegraftError
+
+
+Final = MethodsListed | Planned | Written | ReadDone | Failed
+Answer = Progressed | Block | Final

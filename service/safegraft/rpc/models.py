@@ -1,0 +1,108 @@
+"""Which models a recipe may name on this server: those under named roots, and uploaded ones.
+
+A reference is "ROOT/path/within", "path/within" when there is one root only, or "upload:SHA256". Nothing else can be
+opened, whatever the recipe says. Plain data, so that it travels to worker processes.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safegraft.checkpoint.folder import FolderCheckpoint
+from safegraft.checkpoint.types import Checkpoint
+from safegraft.errors import CheckpointError, Problem, UsageError
+from safegraft.rpc.blobs import BlobStore
+
+UPLOAD_PREFIX = "upload:"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRoot:
+    """A folder whose subfolders may be used as models. `path` is absolute and free of symlinks."""
+
+    name: str
+    path: Path
+
+    @classmethod
+    def parse(cls, argument: str) -> "ModelRoot":
+        """Read a command line's "PATH" or "PATH=NAME"; without a name the folder's own is used. Raises UsageError."""
+        path_text, _, name = argument.partition("=")
+        path = Path(path_text).expanduser()
+        if not path.is_dir():
+            raise UsageError(f"--models {argument}: {path_text or '(nothing)'} is not a folder")
+        path = path.resolve()
+        name = name or path.name
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"--models {argument}: {name!r} cannot be a root's name; give one with {path_text}=NAME")
+        return cls(name, path)
+
+
+@dataclass(frozen=True)
+class Models:
+    """Everything a recipe may name. Raises UsageError when two roots share a name."""
+
+    roots: tuple[ModelRoot, ...]
+    uploads: BlobStore | None = None
+
+    def __post_init__(self) -> None:
+        names = [root.name for root in self.roots]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UsageError(f"--models: two roots are called {', '.join(twice)}; give them names with PATH=NAME")
+
+    def open(self, reference: str) -> Checkpoint:
+        """Open a model by its reference.
+
+        Raises CheckpointError when the reference leads outside the roots, to nothing, or to no sound checkpoint.
+        """
+        if reference.startswith(UPLOAD_PREFIX):
+            return self._open_upload(reference)
+        return FolderCheckpoint(self.resolve(reference), reference)
+
+    def exists(self, reference: str) -> bool:
+        """Whether there is a folder of exactly this name. For references with signs that could mean something else."""
+        try:
+            self.resolve(reference)
+        except CheckpointError:
+            return False
+        return True
+
+    def resolve(self, reference: str) -> Path:
+        """The folder that a reference under the roots means."""
+        steps = reference.split("/")
+        if reference.startswith(("/", "~")) or "\\" in reference or any(step in ("", ".", "..") for step in steps):
+            raise self._refusal(reference, "is not a plain path within one of this server's model roots")
+        leaves = False
+        for root, within in self._candidates(steps):
+            path = (root.path / within).resolve()
+            if not path.is_relative_to(root.path):
+                leaves = True
+            elif path.is_dir():
+                return path
+        if leaves:
+            raise self._refusal(reference, "leaves its model root through a symbolic link")
+        raise self._refusal(reference, "is not a folder on this server")
+
+    def _candidates(self, steps: list[str]) -> Iterable[tuple[ModelRoot, str]]:
+        for root in self.roots:
+            if root.name == steps[0]:
+                yield root, "/".join(steps[1:])
+        if len(self.roots) == 1:
+            yield self.roots[0], "/".join(steps)
+
+    def _refusal(self, reference: str, what: str) -> CheckpointError:
+        if not self.roots:
+            hint = "this server has no model roots; upload the model, or start the server with --models"
+        elif len(self.roots) == 1:
+            name = self.roots[0].name
+            hint = f"name models as {name}/PATH or just PATH, as they lie within the root {name!r}"
+        else:
+            hint = f"name models as ROOT/PATH, with ROOT one of {', '.join(root.name for root in self.roots)}"
+        return CheckpointError(Problem(reference, f"{what}; {hint}"))
+
+    def _open_upload(self, reference: str) -> Checkpoint:
+        if self.uploads is None:
+            raise CheckpointError(Problem(reference, "this server takes no uploads"))
+        folder = self.uploads.assemble(reference.removeprefix(UPLOAD_PREFIX))
+        return FolderCheckpoint(folder.path, reference, digests=folder.digests)

@@ -1,0 +1,215 @@
+"""Worker processes as the server sees them: started by spawning, used by one task at a time, replaced when they die.
+
+Runs in the server's event loop. Knows no merges and no gRPC.
+"""
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import signal
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+
+from safegraft.errors import SafegraftError, ServerError, ServerUnavailableError
+from safegraft.rpc import worker as worker_process
+from safegraft.rpc.messages import Answer, Assignment, Block, Cancel, Failed, Progressed, Task
+from safegraft.rpc.worker import WorkerSettings
+
+STOP_SECONDS = 1.0  # how long a worker may take to heed a cancellation before it is killed
+
+log = logging.getLogger(__name__)
+
+# gRPC does not survive fork; spawned processes share nothing with this one but their pipe.
+_spawn = multiprocessing.get_context("spawn")
+
+
+class WorkerDiedError(ServerError):
+    """A worker process ended in the middle of a task."""
+
+
+class Worker:
+    """One process. `assign` a task, then `receive` until `busy` is False."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.busy = False
+        self.affinity: object = None  # what it did last, for the pool
+        self._broken = False
+        self._number = 0
+        ours, theirs = _spawn.Pipe()
+        self._connection = ours
+        self._process = _spawn.Process(target=worker_process.main, args=(theirs, settings), daemon=True)
+        # A thread of its own waits on the pipe: workers may be silent for long, and shared threads would run out.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="worker-pipe")
+        self._pending: asyncio.Future[Answer] | None = None
+        self._theirs = theirs
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Spawn the process. Returns before it is ready for its first task, which can be assigned nevertheless."""
+        await asyncio.to_thread(self._process.start)
+        self._theirs.close()  # or the pipe would not close with the process
+
+    async def assign(self, task: Task) -> None:
+        """Give the idle worker a task. Raises WorkerDiedError."""
+        assert not self.busy
+        self._number += 1
+        self.busy = True
+        try:
+            await asyncio.to_thread(self._connection.send, Assignment(self._number, task))
+        except (BrokenPipeError, ConnectionResetError):
+            raise await self._died() from None
+
+    async def receive(self) -> Answer:
+        """The next answer. Raises the task's error, or WorkerDiedError. May be cancelled; no answer gets lost."""
+        if self._pending is None:
+            loop = asyncio.get_running_loop()
+            self._pending = loop.run_in_executor(self._thread, self._connection.recv)
+        try:
+            answer = await asyncio.shield(self._pending)
+        except (EOFError, ConnectionResetError):
+            raise await self._died() from None
+        self._pending = None
+        if isinstance(answer, Failed):
+            self.busy = False
+            raise answer.error
+        self.busy = isinstance(answer, Progressed | Block)
+        return answer
+
+    def cancel(self) -> None:
+        """Ask it to stop its task; it answers with a MergeCancelledError soon."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then `receive` reports the death
+            self._connection.send(Cancel(self._number))
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    async def settle(self) -> None:
+        """Make a busy worker idle: cancel, and kill it if it does not heed that."""
+        if not self.busy:
+            return
+        self.cancel()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                while self.busy:
+                    with contextlib.suppress(SafegraftError):  # its task is given up: nobody asks how it ended
+                        await self.receive()
+        except TimeoutError:
+            log.warning("worker %s does not stop and is killed", self.pid)
+            self._broken = True
+            self.kill()
+
+    async def close(self) -> None:
+        """End the process: an idle one by hanging up, a busy one by killing it."""
+        if self._pending is not None:
+            self.kill()
+            with contextlib.suppress(EOFError, ConnectionResetError):
+                await self._pending
+        self._connection.close()
+        await asyncio.to_thread(self._process.join, STOP_SECONDS)
+        if self._process.is_alive():
+            self.kill()
+            await asyncio.to_thread(self._process.join)
+        self._thread.shutdown(wait=False)
+
+    @property
+    def ready(self) -> bool:
+        """True when it can be given a task."""
+        return not self.busy and not self._broken and self._process.is_alive()
+
+    async def _died(self) -> WorkerDiedError:
+        self.busy, self._broken, self._pending = False, True, None
+        await asyncio.to_thread(self._process.join, STOP_SECONDS)
+        self.kill()  # its pipe is gone, so it is of no use even if it lives on
+        code = self._process.exitcode
+        how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        return WorkerDiedError(f"a worker process ended unexpectedly ({how}); the server may be short of memory")
+
+
+class WorkerPool:
+    """Up to `size` workers, started when needed and kept."""
+
+    def __init__(self, settings: WorkerSettings, size: int) -> None:
+        self._settings = settings
+        self._slots = asyncio.Semaphore(size)
+        self._idle: list[Worker] = []
+        self._leased: set[Worker] = set()
+        self._closing = False
+        self._returns: set[asyncio.Task[None]] = set()
+
+    async def warm(self) -> None:
+        """Have one worker ready, so that the first task need not wait for a process to start."""
+        async with self.lease():
+            pass
+
+    @contextlib.asynccontextmanager
+    async def lease(self, affinity: object = None, patience: float | None = None) -> AsyncGenerator[Worker]:
+        """An idle worker, for one task or several; best one that was leased for the same `affinity` last.
+
+        Raises ServerUnavailableError after `patience` seconds without a free one, or when the pool is closing.
+        """
+        try:
+            async with asyncio.timeout(patience):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise ServerUnavailableError("all workers for this kind of call are busy; try again") from None
+        try:
+            worker = await self._take(affinity)
+        except BaseException:
+            self._slots.release()
+            raise
+        try:
+            yield worker
+        finally:
+            # In a task of its own, since a cancelled call must not wait for the worker to settle.
+            task = asyncio.create_task(self._give_back(worker))
+            self._returns.add(task)
+            task.add_done_callback(self._returns.discard)
+
+    async def run(self, task: Task) -> Answer:
+        """Do a task that has a single answer. Raises its error, or WorkerDiedError."""
+        async with self.lease() as worker:
+            await worker.assign(task)
+            return await worker.receive()
+
+    async def close(self) -> None:
+        """End all workers. Those given back just now may settle; leases still held see theirs die."""
+        self._closing = True
+        await asyncio.gather(*self._returns)
+        for worker in self._leased:
+            worker.kill()
+        while self._returns:
+            await asyncio.gather(*self._returns)
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(worker.close() for worker in idle))
+
+    async def _take(self, affinity: object) -> Worker:
+        if self._closing:
+            raise ServerUnavailableError("the server is stopping; call again when it is back")
+        while self._idle:
+            # Newest first: its memory is warmest. min() keeps the order among equals.
+            worker = min(reversed(self._idle), key=lambda one: affinity is None or one.affinity != affinity)
+            self._idle.remove(worker)
+            if worker.ready:
+                break
+            await worker.close()
+        else:
+            worker = Worker(self._settings)
+            await worker.start()
+        worker.affinity = affinity
+        self._leased.add(worker)
+        return worker
+
+    async def _give_back(self, worker: Worker) -> None:
+        try:
+            await worker.settle()
+            if worker.ready and not self._closing:
+                self._idle.append(worker)
+            else:
+                await worker.close()
+        finally:
+            self._leased.discard(worker)
+            self._slots.release()

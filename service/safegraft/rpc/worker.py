@@ -1,0 +1,297 @@
+"""A worker process: plans, merges and computes bytes, one task at a time, for the server that spawned it.
+
+Everything that reads a model or runs a plugin happens here, so that a crash ends one worker and never the server. Knows
+no gRPC and no database. When the server is gone the worker stops too.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safegraft.engine.plan import Card, make_plan
+from safegraft.engine.staging import FileDigest
+from safegraft.engine.task import Plan
+from safegraft.errors import (
+    InputChangedError,
+    MergeCancelledError,
+    NotFoundError,
+    OutputError,
+    Problem,
+    SafegraftError,
+    ServerError,
+)
+from safegraft.methods.registry import Registry
+from safegraft.recipe import parse_recipe
+from safegraft.rpc import messages
+from safegraft.rpc.messages import Answer, Assignment, Cancel, Order
+from safegraft.rpc.methods import catalogue
+from safegraft.rpc.models import UPLOAD_PREFIX, Models
+
+if TYPE_CHECKING:
+    from safegraft.engine.execute import MergedCheckpoint
+    from safegraft.engine.folder import Progress
+
+PROGRESS_SECONDS = 0.25  # between two answers about progress
+ORPHAN_SECONDS = 5.0  # how long a worker may take to stop once the server is gone
+LOCK_SECONDS = 30.0  # how long to wait for an orphan that still writes the same merge
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker is started with. `preload`: import torch before the first task asks for it."""
+
+    models: Models
+    data: Path
+    card: Card | None
+    preload: bool
+
+
+def main(connection: Connection, settings: WorkerSettings) -> None:
+    """The process's whole life: do what comes over the pipe until it closes."""
+    # A terminal's Ctrl-C and a service manager's SIGTERM reach the whole process group. The server decides what its
+    # workers do then; if it cannot, the closed pipe ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(format="%(asctime)s %(levelname)s worker %(process)d: %(message)s")
+    if settings.preload:
+        import safegraft.engine.folder  # noqa: F401  # pyright: ignore[reportUnusedImport] (imported for its cost)
+    inbox = _Inbox(connection)
+    with _Work(connection, settings) as work:
+        while (assignment := inbox.next()) is not None:
+            try:
+                connection.send(work.do(assignment, lambda: inbox.cancelled))
+            except (BrokenPipeError, ConnectionResetError):
+                return
+
+
+class _Inbox:
+    """Listens to the server in a thread, so that a cancellation arrives while a task is being done."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.cancelled = False
+        self._connection = connection
+        self._current = 0
+        self._lock = threading.Lock()
+        self._assignments: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def next(self) -> Assignment | None:
+        """Wait for the next assignment; None when the server has hung up."""
+        return self._assignments.get()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = self._connection.recv()
+            except (EOFError, ConnectionResetError):
+                break
+            with self._lock:
+                if isinstance(message, Cancel):
+                    self.cancelled = self.cancelled or message.number == self._current
+                else:
+                    self._current, self.cancelled = message.number, False
+                    self._assignments.put(message)
+        self.cancelled = True
+        self._assignments.put(None)
+        time.sleep(ORPHAN_SECONDS)
+        os._exit(1)  # still here: something does not heed `cancelled`, and nobody is left to kill us
+
+
+class _Work:
+    """Does tasks. Keeps the last merge open that bytes were read from: the next file is likely of the same."""
+
+    def __init__(self, connection: Connection, settings: WorkerSettings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._registry: Registry | None = None
+        self._open: tuple[Order, Plan, MergedCheckpoint] | None = None
+        secrets = [(str(root.path), root.name) for root in settings.models.roots]
+        self._paths = [*secrets, (str(settings.data), "DATA")]
+
+    def __enter__(self) -> "_Work":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def do(self, assignment: Assignment, cancelled: Callable[[], bool]) -> messages.Final:
+        """Do one task; whatever goes wrong becomes its answer."""
+        try:
+            match assignment.task:
+                case messages.ListMethodsTask():
+                    return messages.MethodsListed(catalogue(self._methods()))
+                case messages.PlanTask(recipe, max_shard_size):
+                    return self._describe(recipe, max_shard_size)
+                case messages.WriteTask(order, out):
+                    return self._write(order, out, cancelled)
+                case messages.ReadTask() as task:
+                    return self._read(task, cancelled)
+        except SafegraftError as error:
+            return messages.Failed(self._without_paths(error))
+        except MemoryError:
+            return messages.Failed(ServerError("the server ran out of memory; try fewer threads, or a larger machine"))
+        except (BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:  # a bug: it must reach the log and the client, and not end the worker
+            log.exception("a task failed")
+            return messages.Failed(SafegraftError(f"internal error ({type(error).__name__}); see the server's log"))
+
+    def _answer(self, answer: Answer) -> None:
+        self._connection.send(answer)
+
+    def _methods(self) -> Registry:
+        if self._registry is None:
+            self._registry = Registry.discover()
+        return self._registry
+
+    def _plan(self, text: str, max_shard_size: int) -> Plan:
+        models = self._settings.models
+        recipe = parse_recipe(text, folder_exists=models.exists)
+        return make_plan(recipe, models.open, self._methods(), max_shard_size=max_shard_size, card=self._settings.card)
+
+    def _plan_again(self, order: Order) -> Plan:
+        """The plan of a stored merge, which must be what it was when the merge was created."""
+        plan = self._plan(order.recipe, order.max_shard_size)
+        if plan.digest != order.digest:
+            plan.close()
+            raise InputChangedError(
+                f"the plan is another one than when the merge was created ({plan.digest}, was {order.digest}): "
+                "an input, a plugin or safegraft itself has changed since; create the merge again"
+            )
+        return plan
+
+    def _describe(self, recipe: str, max_shard_size: int) -> messages.Planned:
+        plan = self._plan(recipe, max_shard_size)
+        try:
+            uploads = [name.removeprefix(UPLOAD_PREFIX) for name in plan.checkpoints if name.startswith(UPLOAD_PREFIX)]
+            return messages.Planned(plan.to_dict(), tuple(uploads))
+        finally:
+            plan.close()
+
+    def _write(self, order: Order, out: Path, cancelled: Callable[[], bool]) -> messages.Written:
+        from safegraft.engine.folder import write_folder
+
+        plan = self._plan_again(order)
+        try:
+            with _sole_writer(out.parent / "worker.lock", cancelled):
+                progress = _Throttled(self._answer)
+                result = write_folder(plan, out, threads=order.threads or None, progress=progress, cancelled=cancelled)
+            return messages.Written({name: entry.sha256 for name, entry in result.files.items()})
+        finally:
+            plan.close()
+
+    def _read(self, task: messages.ReadTask, cancelled: Callable[[], bool]) -> messages.ReadDone:
+        from safegraft.engine.execute import manifest_of
+
+        plan, merged = self._merged(task.order)
+        planned = next((file for file in plan.files if file.name == task.file), None)
+        if planned is None:
+            raise NotFoundError(f"the merge has no file {task.file}")
+        if planned.kind != "manifest":
+            whole = hashlib.sha256()
+            for block in merged.files[task.file].stream(task.start, task.stop, cancelled=cancelled):
+                whole.update(block)
+                self._answer(messages.Block(bytes(block)))
+            complete = (task.start, task.stop) == (0, planned.size)
+            digests = {task.file: whole.hexdigest()} if complete else {}
+        else:
+            digests = dict(task.digests) | self._missing_digests(merged, task, cancelled)
+            content = manifest_of(
+                plan, {one.name: FileDigest(one.size, digests[one.name]) for one in plan.files if one is not planned}
+            )
+            self._answer(messages.Block(content[task.start : task.stop]))
+            digests[task.file] = hashlib.sha256(content).hexdigest()
+        for checkpoint in plan.checkpoints.values():
+            checkpoint.verify_unchanged()
+        return messages.ReadDone(digests)
+
+    def _missing_digests(
+        self, merged: "MergedCheckpoint", task: messages.ReadTask, cancelled: Callable[[], bool]
+    ) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name, file in merged.files.items():
+            if name != task.file and name not in task.digests:
+                whole = hashlib.sha256()
+                for block in file.stream(cancelled=cancelled):
+                    whole.update(block)
+                found[name] = whole.hexdigest()
+        return found
+
+    def _merged(self, order: Order) -> "tuple[Plan, MergedCheckpoint]":
+        from safegraft.engine.execute import MergedCheckpoint
+
+        if self._open is None or self._open[0] != order:
+            self._close()
+            plan = self._plan_again(order)
+            self._open = order, plan, MergedCheckpoint(plan, threads=order.threads or None)
+        return self._open[1:]
+
+    def _close(self) -> None:
+        if self._open is not None:
+            _, plan, merged = self._open
+            self._open = None
+            merged.close()
+            plan.close()
+
+    def _without_paths(self, error: SafegraftError) -> SafegraftError:
+        """The error as a client may see it: where things lie on this machine is none of its business."""
+        problems = [Problem(self._hide(one.where), self._hide(one.message)) for one in error.problems]
+        return error if tuple(problems) == error.problems else type(error)(problems)
+
+    def _hide(self, text: str) -> str:
+        for path, name in self._paths:
+            text = text.replace(path, name)
+        return text
+
+
+class _Throttled:
+    """Passes progress on when a while has passed, the file is another one, or all is done."""
+
+    def __init__(self, answer: Callable[[Answer], None]) -> None:
+        self._answer = answer
+        self._file = ""
+        self._last = 0.0
+
+    def __call__(self, progress: "Progress") -> None:
+        now = time.monotonic()
+        done = progress.bytes_done == progress.bytes_total
+        if done or progress.file != self._file or now - self._last >= PROGRESS_SECONDS:
+            self._file, self._last = progress.file, now
+            self._answer(messages.Progressed(progress.file, progress.bytes_done, progress.tensors_done))
+
+
+@contextmanager
+def _sole_writer(path: Path, cancelled: Callable[[], bool]) -> Generator[None]:
+    """Hold a lock that outlives no process. A killed server's worker may need a moment to notice and let go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if cancelled():
+                    raise MergeCancelledError("the merge was cancelled") from None
+                if time.monotonic() > deadline:
+                    raise OutputError(
+                        "another process still writes this merge; end it, then create the merge again"
+                    ) from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(lock)

@@ -1,0 +1,1 @@
+"""Messages and stubs generated from protos/safegraft/v1 by `make protos`. Never edited by hand."""

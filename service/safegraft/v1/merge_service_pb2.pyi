@@ -1,0 +1,179 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import empty_pb2 as _empty_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from safegraft.v1 import merge_pb2 as _merge_pb2
+from safegraft.v1 import plan_pb2 as _plan_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetServerInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ServerInfo(_message.Message):
+    __slots__ = ("version", "start_time", "model_roots", "workers", "max_chunk_bytes", "max_recipe_bytes", "max_upload_bytes", "used_upload_bytes", "upload_lifetime", "free_disk_bytes")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ROOTS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_RECIPE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    FREE_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    start_time: _timestamp_pb2.Timestamp
+    model_roots: _containers.RepeatedScalarFieldContainer[str]
+    workers: int
+    max_chunk_bytes: int
+    max_recipe_bytes: int
+    max_upload_bytes: int
+    used_upload_bytes: int
+    upload_lifetime: _duration_pb2.Duration
+    free_disk_bytes: int
+    def __init__(self, version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., model_roots: _Optional[_Iterable[str]] = ..., workers: _Optional[int] = ..., max_chunk_bytes: _Optional[int] = ..., max_recipe_bytes: _Optional[int] = ..., max_upload_bytes: _Optional[int] = ..., used_upload_bytes: _Optional[int] = ..., upload_lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., free_disk_bytes: _Optional[int] = ...) -> None: ...
+
+class ListMethodsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListMethodsResponse(_message.Message):
+    __slots__ = ("methods", "plugins")
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    methods: _containers.RepeatedCompositeFieldContainer[MergeMethod]
+    plugins: _containers.RepeatedCompositeFieldContainer[Plugin]
+    def __init__(self, methods: _Optional[_Iterable[_Union[MergeMethod, _Mapping]]] = ..., plugins: _Optional[_Iterable[_Union[Plugin, _Mapping]]] = ...) -> None: ...
+
+class MergeMethod(_message.Message):
+    __slots__ = ("name", "summary", "reference", "granularity", "base", "min_inputs", "max_inputs", "parameters_schema", "input_parameters_schema", "plugin")
+    class Base(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        BASE_UNSPECIFIED: _ClassVar[MergeMethod.Base]
+        BASE_REQUIRED: _ClassVar[MergeMethod.Base]
+        BASE_OPTIONAL: _ClassVar[MergeMethod.Base]
+        BASE_IGNORED: _ClassVar[MergeMethod.Base]
+        BASE_FORBIDDEN: _ClassVar[MergeMethod.Base]
+    BASE_UNSPECIFIED: MergeMethod.Base
+    BASE_REQUIRED: MergeMethod.Base
+    BASE_OPTIONAL: MergeMethod.Base
+    BASE_IGNORED: MergeMethod.Base
+    BASE_FORBIDDEN: MergeMethod.Base
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    GRANULARITY_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    MIN_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    INPUT_PARAMETERS_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    summary: str
+    reference: str
+    granularity: str
+    base: MergeMethod.Base
+    min_inputs: int
+    max_inputs: int
+    parameters_schema: str
+    input_parameters_schema: str
+    plugin: str
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., reference: _Optional[str] = ..., granularity: _Optional[str] = ..., base: _Optional[_Union[MergeMethod.Base, str]] = ..., min_inputs: _Optional[int] = ..., max_inputs: _Optional[int] = ..., parameters_schema: _Optional[str] = ..., input_parameters_schema: _Optional[str] = ..., plugin: _Optional[str] = ...) -> None: ...
+
+class Plugin(_message.Message):
+    __slots__ = ("name", "module", "distribution", "version", "methods", "error")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MODULE_FIELD_NUMBER: _ClassVar[int]
+    DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    module: str
+    distribution: str
+    version: str
+    methods: _containers.RepeatedScalarFieldContainer[str]
+    error: str
+    def __init__(self, name: _Optional[str] = ..., module: _Optional[str] = ..., distribution: _Optional[str] = ..., version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ...) -> None: ...
+
+class PlanMergeRequest(_message.Message):
+    __slots__ = ("recipe", "max_shard_size")
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SHARD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    recipe: str
+    max_shard_size: int
+    def __init__(self, recipe: _Optional[str] = ..., max_shard_size: _Optional[int] = ...) -> None: ...
+
+class CreateMergeRequest(_message.Message):
+    __slots__ = ("recipe", "max_shard_size", "threads", "retention", "request_id", "validate_only")
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SHARD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    recipe: str
+    max_shard_size: int
+    threads: int
+    retention: _merge_pb2.Retention
+    request_id: str
+    validate_only: bool
+    def __init__(self, recipe: _Optional[str] = ..., max_shard_size: _Optional[int] = ..., threads: _Optional[int] = ..., retention: _Optional[_Union[_merge_pb2.Retention, str]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ...) -> None: ...
+
+class GetMergeRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListMergesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListMergesResponse(_message.Message):
+    __slots__ = ("merges", "next_page_token")
+    MERGES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    merges: _containers.RepeatedCompositeFieldContainer[_merge_pb2.Merge]
+    next_page_token: str
+    def __init__(self, merges: _Optional[_Iterable[_Union[_merge_pb2.Merge, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class WatchMergeRequest(_message.Message):
+    __slots__ = ("name", "after_revision")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AFTER_REVISION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    after_revision: int
+    def __init__(self, name: _Optional[str] = ..., after_revision: _Optional[int] = ...) -> None: ...
+
+class WatchMergeResponse(_message.Message):
+    __slots__ = ("merge",)
+    MERGE_FIELD_NUMBER: _ClassVar[int]
+    merge: _merge_pb2.Merge
+    def __init__(self, merge: _Optional[_Union[_merge_pb2.Merge, _Mapping]] = ...) -> None: ...
+
+class CancelMergeRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteMergeRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
