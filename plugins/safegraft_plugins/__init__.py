@@ -4,4 +4,5 @@ linear.py           weighted mean
 slerp.py            spherical interpolation between a base and one model
 task_arithmetic.py  base + weighted sum of task vectors
 passthrough.py      one model, optionally scaled
+weights.py          what methods with a weight a model have in common
 """

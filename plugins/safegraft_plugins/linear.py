@@ -7,14 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from safegraft import hookimpl
 from safegraft.methods import Context, Granularity, Input, MergeMethod, Requirements
+from safegraft_plugins.weights import check_sum
 
 if TYPE_CHECKING:
     import torch
-
-
-# Weights that cancel to a millionth of their size are meant to sum to zero: beyond that, dividing by their sum
-# would leave nothing but rounding errors.
-CANCELLED = 1e-6
 
 
 class LinearParameters(BaseModel):
@@ -44,14 +40,8 @@ class Linear(MergeMethod):
     InputParameters = LinearInputParameters
 
     def check(self, inputs: Sequence[LinearInputParameters], parameters: LinearParameters) -> Iterator[str]:
-        if not parameters.normalize:
-            return
-        weights = [one.weight for one in inputs]
-        if abs(sum(weights)) <= CANCELLED * sum(map(abs, weights)):
-            yield (
-                f"the weights {', '.join(f'{weight:g}' for weight in weights)} sum to zero, and linear divides by "
-                "their sum; change them or set `normalize: false`"
-            )
+        if parameters.normalize:
+            yield from check_sum([one.weight for one in inputs])
 
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         import torch

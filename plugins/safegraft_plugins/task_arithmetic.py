@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from safegraft import hookimpl
 from safegraft.methods import Context, Granularity, Input, MergeMethod, Requirements
+from safegraft_plugins.weights import check_sum
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +44,8 @@ class TaskArithmetic(MergeMethod):
     def check(
         self, inputs: Sequence[TaskArithmeticInputParameters], parameters: TaskArithmeticParameters
     ) -> Iterator[str]:
-        if parameters.normalize and abs(sum(one.weight for one in inputs)) < 1e-8:
-            yield "the weights sum to zero, and `normalize` divides by their sum; change them or set `normalize: false`"
+        if parameters.normalize:
+            yield from check_sum([one.weight for one in inputs])
 
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         assert base is not None  # the engine hands over what `requires` asks for

@@ -1,7 +1,7 @@
 """The Python API: plan, merge, open. A thin face over the engine with everything at its defaults."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,7 @@ def merge(
 @contextmanager
 def open(  # noqa: A001 (safegraft.open reads like the builtin on purpose)
     recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE, threads: int | None = None
-) -> "Iterator[MergedCheckpoint]":
+) -> "Generator[MergedCheckpoint]":
     """The merged checkpoint without writing it: `with safegraft.open(recipe) as merged: ...`
 
     `merged.files[name].read(start, stop)` gives bytes of its files, `merged.tensors` is a lazy mapping

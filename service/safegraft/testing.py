@@ -65,11 +65,11 @@ def check_method(
                     _Trial(instance, tensors, base, shared, own).check()
 
 
-def _counts(method: type[MergeMethod], inputs: int | None) -> set[int]:
+def _counts(method: type[MergeMethod], inputs: int | None) -> list[int]:
     if inputs is not None:
-        return {inputs}
+        return [inputs]
     least, most = method.requires.min_inputs, method.requires.max_inputs
-    return {least, max(least, 2 if most is None else min(2, most))}
+    return sorted({least, max(least, 2 if most is None else min(2, most))})
 
 
 def _tensors(count: int) -> Iterator[list[torch.Tensor]]:
@@ -155,8 +155,8 @@ class _Trial:
         for borders in self.borders():
             self.require(
                 torch.equal(whole, self.merged(self.state(), borders)),
-                f"cut at {list(borders)} the result differs; use Context.position and what `prepare` returned, or "
-                f"choose a coarser granularity. Tensors are scratch memory: {self.method.name} must not keep them",
+                f"in {len(borders) + 1} cuts the result differs; use Context.position and what prepare() returned, or "
+                "choose a coarser granularity. Tensors are scratch memory: copy what is needed later",
             )
             self.require(
                 torch.equal(whole, self.merged(self.state(), borders, backwards=True)),

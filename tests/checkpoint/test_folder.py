@@ -9,13 +9,12 @@ import pytest
 
 from safegraft.checkpoint.dtypes import DType
 from safegraft.checkpoint.folder import FolderCheckpoint
-from safegraft.errors import CheckpointError, InputChangedError
+from safegraft.errors import CheckpointError
 
 SHARDS = (
     {"layers.10.weight": ("U8", (2,), b"ab"), "layers.9.weight": ("F32", (1,), b"wxyz")},
     {"layers.2.weight": ("BF16", (2,), b"cdef"), "norm": ("U8", (), b"g")},
 )
-INDEX = "model.safetensors.index.json"
 
 
 def read(checkpoint, name, start=0, stop=None):
@@ -148,66 +147,6 @@ def test_no_descriptor_is_left_open(folders):
     assert descriptors() == before, caught
 
 
-# ---- change detection
-
-
-def changed(checkpoint):
-    with pytest.raises(InputChangedError) as caught:
-        checkpoint.verify_unchanged()
-    return [str(problem) for problem in caught.value.problems]
-
-
-def test_content_changed_in_place(folders):
-    folder = folders.sharded(SHARDS)
-    checkpoint = folders.open(folder)
-    for file in sorted(folder.glob("*.safetensors")):
-        status = file.stat()
-        with file.open("r+b") as opened:
-            opened.seek(-1, os.SEEK_END)
-            opened.write(b"!")
-        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert [line.split(":")[0] for line in changed(checkpoint)] == [
-        "tiny/model-00001-of-00002.safetensors",
-        "tiny/model-00002-of-00002.safetensors",
-    ]
-
-
-def test_replaced_by_another_file_of_the_same_size_and_time(folders):
-    file = folders.single() / "model.safetensors"
-    checkpoint = folders.open(file.parent)
-    other = file.with_name("other")
-    other.write_bytes(file.read_bytes())
-    os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
-    other.replace(file)
-    assert changed(checkpoint)
-    assert read(checkpoint, "model.layers.0.weight") == b"abcdef"  # the opened file is still there to read
-
-
-def test_removed(folders):
-    folder = folders.single()
-    checkpoint = folders.open(folder)
-    (folder / "model.safetensors").unlink()
-    assert changed(checkpoint)
-
-
-def test_truncated_while_open(folders):
-    folder = folders.single()
-    checkpoint = folders.open(folder)
-    os.truncate(folder / "model.safetensors", checkpoint.tensors["model.layers.1.steps"].offset + 3)
-    assert read(checkpoint, "model.layers.0.weight") == b"abcdef"
-    with pytest.raises(InputChangedError, match=r"tiny/model\.safetensors: changed while it was in use"):
-        read(checkpoint, "model.layers.1.steps")
-
-
-def test_reading_does_not_count_as_a_change(folders):
-    folder = folders.single()
-    checkpoint = folders.open(folder)
-    (folder / "model.safetensors").read_bytes()
-    (folder / "config.json").write_text("{}")
-    (folder / "unrelated.txt").write_text("new")
-    checkpoint.verify_unchanged()
-
-
 # ---- what is no checkpoint
 
 
@@ -322,115 +261,13 @@ def test_every_problem_of_a_folder_at_once(folders, problems_of):
     ]
 
 
-# ---- index
-
-
-@pytest.mark.parametrize(
-    "file",
-    ["../model.safetensors", "/etc/model.safetensors", "a/b.safetensors", "..\\x.safetensors", "a\0.safetensors"],
-)
-def test_index_may_name_bare_files_only(folders, problems_of, file):
-    folder = folders.sharded(SHARDS, weight_map={"norm": file})
-    (problem,) = problems_of(lambda: folders.open(folder))
-    assert problem.startswith(f"tiny/{INDEX}: weight_map names ")
-    assert "not the bare name" in problem
-
-
-@pytest.mark.parametrize(
-    ("weight_map", "message"),
-    [
-        ({"norm": "other.safetensors"}, "'other.safetensors', which is not there"),
-        ({"norm": "pytorch_model.bin"}, "'pytorch_model.bin', which is not a .safetensors file"),
-        ({"norm": ".."}, "not a .safetensors file"),
-        ({"norm": 3}, "'3', which is not a .safetensors file"),
-        ({"norm": None}, "'None', which is not a .safetensors file"),
-        ({}, "must have a weight_map"),
-        ([], "must have a weight_map"),
-        ("model.safetensors", "must have a weight_map"),
-    ],
-)
-def test_broken_weight_map(folders, problems_of, weight_map, message):
-    (problem,) = problems_of(lambda: folders.open(folders.sharded(SHARDS, weight_map=weight_map)))
-    assert problem.startswith(f"tiny/{INDEX}: ")
-    assert message in problem
-
-
-def test_index_with_a_tensor_twice(folders, problems_of):
-    folder = folders.sharded(SHARDS)
-    (folder / INDEX).write_bytes(b'{"weight_map":{"a":"x.safetensors","a":"y.safetensors"}}')
-    assert "'a' stands twice" in problems_of(lambda: folders.open(folder))[0]
-
-
-def test_index_too_large(folders, problems_of, monkeypatch):
-    monkeypatch.setattr("safegraft.checkpoint.folder.MAX_INDEX_BYTES", 10)
-    assert "more than 10 are not accepted" in problems_of(lambda: folders.open(folders.sharded(SHARDS)))[0]
-
-
-def test_too_many_shards(folders, problems_of, monkeypatch):
-    monkeypatch.setattr("safegraft.checkpoint.weights.MAX_SHARDS", 1)
-    assert "lists 2 files; 1 are accepted" in problems_of(lambda: folders.open(folders.sharded(SHARDS)))[0]
-
-
-@pytest.mark.parametrize("sharded", [True, False])
-def test_too_many_tensors(folders, problems_of, monkeypatch, sharded):
-    monkeypatch.setattr("safegraft.checkpoint.weights.MAX_CHECKPOINT_TENSORS", 2)
-    folder = folders.sharded(SHARDS) if sharded else folders.single()
-    assert "tensors; 2 are accepted" in problems_of(lambda: folders.open(folder))[0]
-
-
-def test_no_tensors_at_all(folders, problems_of):
-    assert problems_of(lambda: folders.open(folders.single(tensors={}))) == [
-        "tiny: has no tensors: its weight files are empty"
-    ]
-
-
-def test_index_and_shards_disagree(folders, problems_of):
-    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-    weight_map = {"layers.10.weight": first, "gone": first, "layers.9.weight": second, "layers.2.weight": second}
-    problems = problems_of(lambda: folders.open(folders.sharded(SHARDS, weight_map=weight_map)))
-    assert problems == [
-        f"tiny: {INDEX} lists 'gone' in '{first}', which does not hold it",
-        f"tiny: '{first}' holds 'layers.9.weight', which {INDEX} lists in another file",
-        f"tiny: {INDEX} lists 'layers.9.weight' in '{second}', which does not hold it",
-        f"tiny: '{second}' holds 'norm', which {INDEX} does not list",
-    ]
-
-
-def test_tensor_in_two_shards(folders, problems_of):
-    shards = ({"a": ("U8", (1,), b"x"), "b": ("U8", (1,), b"x")}, {"a": ("U8", (1,), b"y")})
-    (problem,) = problems_of(lambda: folders.open(folders.sharded(shards)))
-    assert "'model-00001-of-00002.safetensors' holds 'a', which" in problem
-
-
-def test_single_file_and_index_of_other_files(folders, problems_of, encode, weights):
-    folder = folders.sharded(SHARDS)
-    (folder / "model.safetensors").write_bytes(encode(weights))
-    (problem,) = problems_of(lambda: folders.open(folder))
-    assert "two sets of weights" in problem
-
-
-def test_single_file_with_an_index_of_itself(folders, encode, weights):
-    folder = folders.single()
-    (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(weights, "model.safetensors")}))
-    assert list(folders.open(folder).tensors) == list(weights)
-    (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys([*weights, "more"], "model.safetensors")}))
-    with pytest.raises(CheckpointError, match=r"lists 'more' in 'model\.safetensors', which does not hold it"):
-        folders.open(folder)
-
-
-def test_stray_safetensors_beside_the_indexed_ones_are_not_read(folders):
-    folder = folders.sharded(SHARDS)
-    (folder / "consolidated.safetensors").write_bytes(b"not even safetensors")
-    assert len(folders.open(folder).tensors) == 4
-
-
 def test_messages_show_the_given_name_never_the_path(folders, problems_of, tmp_path):
     folder = folders.sharded(SHARDS, weight_map={"norm": "gone.safetensors"})
     (folder / "config.json").unlink()
     (folder / "config.json").symlink_to(tmp_path / "nowhere")
     (folder / "vocab.json").symlink_to("/etc/hosts")
     problems = problems_of(lambda: folders.open(folder, "org/model"))
-    assert len(problems) == 4
+    assert len(problems) == 3
     assert all(problem.startswith("org/model") for problem in problems)
     assert not any(str(tmp_path) in problem or "hosts" in problem for problem in problems)
 

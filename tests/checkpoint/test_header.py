@@ -110,6 +110,12 @@ def test_all_problems_of_a_file_come_together(framed, parse, problems_of):
         assert sum(part in problem for problem in problems) == 1, (part, problems)
 
 
+def test_tensor_inside_another_is_one_problem(framed, parse, problems_of):
+    assert problems_of(lambda: parse(framed(two([0, 3], [1, 2], shape=[1]).replace(b"[1]", b"[3]", 1), b"xxx"))) == [
+        "tiny/model.safetensors: tensors 'a' and 'b' overlap"
+    ]
+
+
 def test_many_problems_are_counted_not_listed(framed, parse, problems_of):
     entries = {f"t{index}": {**ONE, "shape": "x"} for index in range(1000)}
     problems = problems_of(lambda: parse(framed(json.dumps(entries).encode(), b"x")))

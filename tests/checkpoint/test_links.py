@@ -107,6 +107,17 @@ def test_named_pipe_is_refused_without_waiting_for_a_writer(folders, problems_of
     ]
 
 
+@pytest.mark.timeout(20)
+def test_named_pipe_that_took_the_place_of_a_file_just_before_it_is_opened(folders, problems_of, monkeypatch):
+    folder = folders.single()
+    look = os.stat
+    regular = look(folder / "config.json")
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    monkeypatch.setattr(os, "stat", lambda path, **o: look(path, **o) if "follow_symlinks" not in o else regular)
+    assert problems_of(lambda: folders.open(folder)) == ["tiny/model.safetensors: is a named pipe, not a regular file"]
+
+
 def test_socket_is_refused(folders, problems_of, monkeypatch):
     folder = folders.single()
     (folder / "model.safetensors").unlink()
@@ -187,6 +198,14 @@ def test_store_that_cached_repositories_share(folders, encode, weights, tmp_path
     blob.symlink_to(store / "anything")
     with pytest.raises(CheckpointError, match="leads out"):
         folders.open(snapshot)
+
+
+def test_only_blobs_are_known_by_their_sha256(folders, encode, weights, tmp_path):
+    snapshot = folders.cached({"model.safetensors": SHA}, cached_files(encode, weights))
+    (tmp_path / "hub/models--acme--tiny/blobs" / SHA).rename(tmp_path / "hub/models--acme--tiny" / XET)
+    (snapshot / "model.safetensors").unlink()
+    (snapshot / "model.safetensors").symlink_to(f"../../{XET}")
+    assert folders.open(snapshot).identity.scheme == "sampled-sha256"
 
 
 @pytest.mark.parametrize("place", ["snapshots/main", "revisions/" + "c" * 40])

@@ -92,6 +92,8 @@ BEHIND = [
     "additional_chat_templates/x.py",
     "additional_chat_templates/deep/x.jinja",
     "other/config.json",
+    "other/tokenizer.json",
+    "other/LICENSE",
     "../config.json",
     "/config.json",
 ]

@@ -11,7 +11,17 @@ from click.testing import CliRunner
 
 from safegraft.cli.root import COMMANDS, root
 
-HEAVY = {"google.protobuf", "grpc", "huggingface_hub", "numpy", "pydantic", "sqlalchemy", "torch", "tqdm", "transformers"}
+HEAVY = {
+    "google.protobuf",
+    "grpc",
+    "huggingface_hub",
+    "numpy",
+    "pydantic",
+    "sqlalchemy",
+    "torch",
+    "tqdm",
+    "transformers",
+}
 IMPORTED = """
 import sys
 from safegraft.cli import main
@@ -39,7 +49,9 @@ def examples() -> list[str]:
     return [line.strip() for line in lines if re.match(r" +(\w+=\S+ )?safegraft \w", line)]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert imported_by(*arguments) & HEAVY == set()
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from safegraft.checkpoint.dtypes import DType
-from safegraft.engine.align import align, depth_of, is_multimodal, language_stack, split_layer, stacks_of
+from safegraft.engine.align import align
+from safegraft.engine.anatomy import depth_of, is_multimodal, language_stack, split_layer, stacks_of
 
 Shapes = dict[str, tuple[int, ...]]
 LLM_CONFIG = {"model_type": "llama", "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 3}

@@ -200,7 +200,8 @@ def test_all_problems_come_at_once_and_the_recipes_decide_the_kind(zoo: Open) ->
 
 
 def test_misspelt_parameters_are_named_with_their_line(zoo: Open) -> None:
-    text = "merge_method: linear\nmodels:\n- {model: lvlm, parameters: {weight: 1}}\n- model: llm\n  parameters: {wieght: 1}\n"
+    text = "merge_method: linear\nmodels:\n- {model: lvlm, parameters: {weight: 1}}\n- model: llm\n"
+    text += "  parameters: {wieght: 1}\n"
     with pytest.raises(RecipeError, match=r"recipe:5: models\[1\]\.parameters\.wieght: .*did you mean 'weight'"):
         make_plan(safegraft.Recipe.load(text), zoo, registry())
 

@@ -259,10 +259,7 @@ class TestResolveProblems:
             ),
             "r:3: models[0].parameters.weight: 'x' is not allowed: weight must be a number",
             "r:4: models[1]: method needs `weight` for B: give it under models[1].parameters or parameters",
-            (
-                "r:6: models[1].parameters.density: 0.5 of the way through the layers, "
-                "2.5 is not allowed: density must be a number from 0 to 1"
-            ),
+            "r:6: models[1].parameters.density[1]: 2.5 is not allowed: density must be a number from 0 to 1",
         ]
 
     def test_a_missing_value(self) -> None:

@@ -108,7 +108,7 @@ def test_the_same_result_is_not_written_twice(tmp_path: Path) -> None:
     finish(tmp_path / "out")
     with StagedFolder(tmp_path / "out", DIGEST) as folder:
         assert folder.complete
-        assert set(folder.finished) == set(CONTENT)
+        assert set(folder.finished) == {*CONTENT, MANIFEST}
     assert not partial_path(tmp_path / "out").exists()
 
 

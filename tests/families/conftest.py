@@ -16,18 +16,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safegraft.engine.folder import write_folder
-from safegraft.engine.plan import make_plan
-from safegraft.engine.task import Plan
-from safegraft.local import open_model
-from safegraft.methods.registry import Registry
-from safegraft.recipe import read_recipe
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
+
+from safegraft.engine.folder import write_folder
+from safegraft.engine.plan import make_plan
+from safegraft.engine.task import Plan
+from safegraft.local import open_model
+from safegraft.methods.registry import Registry
+from safegraft.recipe import read_recipe
 
 ZOO = yaml.safe_load(Path(__file__).with_name("zoo.yaml").read_text())
 SIZES: dict[str, dict[str, Any]] = ZOO["sizes"]
@@ -47,8 +48,8 @@ class Family:
     """A row of zoo.yaml, which explains the fields."""
 
     name: str
+    host: str
     llm: str | None
-    host: str = ""
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     llm_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tied: bool = False
@@ -85,7 +86,7 @@ class Family:
         return None if self.tokens == "position" else {word: row for row, word in enumerate(LLM_TOKENS)}
 
     def host_config(self, **changes: Any) -> PreTrainedConfig:
-        return tiny_config(CONFIG_MAPPING[self.host or self.name], "top", {**self.config, **changes}, self.sizes)
+        return tiny_config(CONFIG_MAPPING[self.host], "top", {**self.config, **changes}, self.sizes)
 
     def text_config(self, **changes: Any) -> PreTrainedConfig:
         assert self.llm is not None
@@ -95,7 +96,7 @@ class Family:
         return tiny_config(kind, "text", values, self.sizes)
 
 
-FAMILIES = [Family(name, **row) for name, row in ZOO["families"].items()]
+FAMILIES = [Family(**{"name": name, "host": name, **row}) for name, row in ZOO["families"].items()]
 
 
 def tiny_config(
@@ -124,10 +125,12 @@ def fields_of(kind: type[PreTrainedConfig]) -> set[str]:
 
 
 def role_of(part: str) -> str:
-    return next((role for role in ("text", "vision") if role in part), "other")
+    """Which of zoo.yaml's sizes a part of a config takes."""
+    roles = {"thinker_config": "top", "talker_config": "text"}
+    return roles.get(part) or next((role for role in ("text", "vision") if role in part), "other")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Specimen:
     """A checkpoint on disk, the model it was saved from, and its tokenizer's vocabulary."""
 

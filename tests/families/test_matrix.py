@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from safegraft.errors import AlignmentError
 from transformers import AutoModelForMultimodalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from safegraft.errors import AlignmentError
 
 LLM_WEIGHT, HOST_WEIGHT = 1.0, 2.0  # powers of two: their products are exact, fused or not
 
@@ -54,3 +56,13 @@ def test_merge(family: Any, zoo: Any, merge: Callable[..., Any], tmp_path: Path)
     logits = zoo.logits(family, loaded.eval())
     assert logits.isfinite().all()
     torch.testing.assert_close(logits, zoo.logits(family, expected))
+
+
+def test_the_documentation_names_every_family(families: Any) -> None:
+    """Those of the matrix, and those that transformers has and the matrix has not, with a reason."""
+    known = {family.host for family in families.values()}
+    text = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+    table, _, left_out = text.partition("\n## Left out\n")
+    assert {name for name in known if f"| `{name}` |" not in table} == set()
+    others = set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - known
+    assert {name for name in others if f"`{name}`" not in left_out} == set()

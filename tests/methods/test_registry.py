@@ -1,7 +1,7 @@
 """Finding plugins: what an installed package brings, and what becomes of a broken one."""
 
-import textwrap
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -35,19 +35,23 @@ def merge_methods():
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Put a distribution on sys.path as pip lays it out: a module and its entry point."""
+    modules: list[str] = []
 
     def put(module: str, source: str, *, name: str | None = None, version: str = "1.0") -> None:
         folder = tmp_path / module
         metadata = folder / f"{module}-{version}.dist-info"
         metadata.mkdir(parents=True)
-        (folder / f"{module}.py").write_text(textwrap.dedent(source))
+        (folder / f"{module}.py").write_text(source)
+        modules.append(module)
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: {version}\n")
         (metadata / "entry_points.txt").write_text(f"[safegraft]\n{name or module} = {module}\n")
         monkeypatch.syspath_prepend(folder)
 
-    return put
+    yield put
+    for module in modules:
+        sys.modules.pop(module, None)
 
 
 def plugin_named(name: str, registry: Registry) -> Plugin:
@@ -77,10 +81,13 @@ def test_an_installed_plugin_is_found_with_its_version(install: Install) -> None
         pytest.param("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'", id="import"),
         pytest.param("def", "SyntaxError: ", id="syntax"),
         pytest.param("1 / 0", "ZeroDivisionError: division by zero", id="code"),
+        pytest.param("raise SystemExit(2)", "SystemExit: 2", id="exit"),
+        pytest.param(METHOD.replace("@hookimpl", ""), "it needs a function merge_methods(), marked", id="no-hookimpl"),
+        pytest.param(METHOD.replace("    return [Method]", "    pass"), "brings no methods", id="no-return"),
         pytest.param(METHOD.replace("def merge_methods", "def merge_method"), "merge_method", id="misspelt-hook"),
         pytest.param(METHOD.replace("def merge_methods()", "def merge_methods(registry)"), "registry", id="hook-args"),
         pytest.param(METHOD.replace("[Method]", "[Method()]"), "is not a subclass of safegraft", id="instance"),
-        pytest.param(METHOD.replace("    granularity", "    g"), "Method lacks granularity", id="attribute"),
+        pytest.param(METHOD.replace("    name", "    title"), "Method lacks name", id="attribute"),
         pytest.param(METHOD.replace("def merge(", "def mix("), "Method does not implement merge()", id="abstract"),
         pytest.param(METHOD.replace("[Method]", "[1 / 0]"), "ZeroDivisionError", id="hook-raises"),
     ],
@@ -110,6 +117,13 @@ def test_a_name_taken_twice_names_both_plugins(install: Install) -> None:
     error = str(plugin_named("zeta", registry).error)
     assert "method 'linear' is already registered by safegraft_plugins.linear (safegraft)" in error
     assert registry.plugin_of("linear").distribution == "safegraft"
+
+
+def test_a_stranger_cannot_take_a_built_in_name_by_coming_first(install: Install) -> None:
+    install("aaa", METHOD.format(name="linear"))
+    registry = Registry.discover()
+    assert registry.plugin_of("linear").distribution == "safegraft"
+    assert "already registered by safegraft_plugins.linear" in str(plugin_named("aaa", registry).error)
 
 
 def test_strict_mode_raises_with_every_broken_plugin(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

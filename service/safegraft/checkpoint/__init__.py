@@ -1,12 +1,18 @@
 """Reading checkpoints: named tensors plus config, tokenizer and processor files.
 
-types.py       Checkpoint, TensorInfo, Identity: what the engine sees
-dtypes.py      safetensors' dtypes
-header.py      parse and bound a safetensors header
-folder.py      a folder in Hugging Face layout
-sidecars.py    which files come along, and which never do
-vocabulary.py  token strings and their rows
-write.py       safetensors headers, shards and index: bytes only, no files
+types.py        Checkpoint, TensorInfo, Identity: what the engine sees
+dtypes.py       safetensors' dtypes
+folder.py       a folder in Hugging Face layout: puts the modules below together
+files.py        opens the files of one folder and nothing outside of it; notices changes
+weights.py      single file or index and shards; whether they agree
+header.py       parses a safetensors header and holds it to bounds
+config.py       config.json; quantised weights are refused
+sidecars.py     which files come along, which never do, and what is changed in them
+vocabulary.py   token strings and their rows
+identity.py     the digest that names a checkpoint's content
+write.py        safetensors headers and the index: bytes only, no files
+strict_json.py  JSON from strangers
+findings.py     collects problems, shows strangers' strings safely
 
 Nothing here knows recipes, methods, the engine or the network.
 """

@@ -90,9 +90,8 @@ class OpenFile:
     def verify_unchanged(self) -> None:
         """Raise InputChangedError when the file, or what lies under its name, is another by now."""
         changed = Problem(self.where, "changed while it was in use. Leave the input alone and start again")
-        if Signature.of(os.fstat(self._descriptor)) != self.signature:
-            raise InputChangedError(changed)
         try:
+            # By path, which covers the descriptor too: no other file can get the inode while it is held open.
             there = Signature.of(os.stat(self._path))
         except OSError as error:
             raise InputChangedError(changed) from error

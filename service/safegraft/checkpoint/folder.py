@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safegraft.checkpoint.config import read_config
+from safegraft.checkpoint.config import CONFIG_FILE, read_config
 from safegraft.checkpoint.files import Folder, OpenFile, raise_changed
 from safegraft.checkpoint.findings import Findings
 from safegraft.checkpoint.header import Header, read_header
@@ -86,7 +86,8 @@ class FolderCheckpoint(Checkpoint):
         config: dict[str, Any] = {}
         tensors: dict[str, TensorInfo] = {}
         with findings.catching():
-            config = read_config(self.sidecars, self.name)
+            if CONFIG_FILE in self.sidecars or CONFIG_FILE not in folder.names:  # else its problem is known already
+                config = read_config(self.sidecars, self.name)
         with findings.catching():
             tensors = self._open_weights(folder)
         findings.raise_if_any()

@@ -35,8 +35,8 @@ class Identity:
     """Which weights these are, without saying where they lie.
 
     scheme: "sha256" (every weight byte is covered), "commit" (a Hub revision) or "sampled-sha256"
-    (headers, file sizes and a sample of every tensor: what a plan can afford to read of a local
-    folder). digest: hex, or the commit id.
+    (headers, file sizes and a sample of the tensors: what a plan can afford to read of a local
+    folder); all of them cover the sidecar files. digest: hex, or the commit id.
     """
 
     name: str

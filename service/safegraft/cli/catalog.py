@@ -1,86 +1,44 @@
-"""`safegraft methods` and `safegraft plugins`: what this installation can merge with."""
+"""`safegraft methods` and `safegraft plugins`: what there is to merge with, here or on a server."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from safegraft.cli.options import json_option
+from safegraft.cli.options import json_option, optional_remote_options
+from safegraft.cli.remote import connect
 from safegraft.cli.terminal import say, say_json, table
 
 if TYPE_CHECKING:
-    from safegraft.methods import Registry
+    from safegraft.rpc.methods import MethodCatalogue, MethodInfo
 
 
 @click.command()
 @json_option
-def methods(as_json: bool) -> None:
+@optional_remote_options
+def methods(as_json: bool, server: str | None, token_file: Path | None, ca: Path | None) -> None:
     """List the merge methods, what they need and their parameters.
 
     \b
     Examples:
       safegraft methods
-      safegraft methods --json     parameters as JSON Schema
+      safegraft methods --json                 parameters as JSON Schema
+      safegraft methods --server merge.example:50051
     """
-    from safegraft.methods import Registry
-
-    registry = Registry.discover()
-    described = [describe(registry, name) for name in registry.names()]
+    found = _catalogue(server, token_file, ca).methods
     if as_json:
-        say_json(described)
+        say_json([asdict(method) for method in found])
     else:
-        say("\n\n".join("\n".join(_lines(method)) for method in described))
-
-
-def describe(registry: "Registry", name: str) -> dict[str, Any]:
-    """The JSON document of one registered method."""
-    method = registry.get(name)
-    assert method is not None
-    plugin = registry.plugin_of(name)
-    return {
-        "name": method.name,
-        "summary": method.summary,
-        "reference": method.reference,
-        "granularity": str(method.granularity),
-        "requires": asdict(method.requires),
-        "parameters": method.Parameters.model_json_schema(),
-        "input_parameters": method.InputParameters.model_json_schema(),
-        "plugin": {"module": plugin.module, "distribution": plugin.distribution, "version": plugin.version},
-    }
-
-
-def _lines(method: Mapping[str, Any]) -> Iterator[str]:
-    requires = method["requires"]
-    most = requires["max_inputs"]
-    least = requires["min_inputs"]
-    count = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-    yield f"{method['name']}: {method['summary']}"
-    yield f"  reference   {method['reference']}"
-    yield f"  inputs      {count}; base model: {requires['base']}"
-    for title, schema in (("parameters", method["parameters"]), ("each input", method["input_parameters"])):
-        for name, details in schema.get("properties", {}).items():
-            yield f"  {title:<11} {name}{_parameter(details, name in schema.get('required', []))}"
-            title = ""
-
-
-def _parameter(details: Mapping[str, Any], required: bool) -> str:
-    """ " (number, default 1.0): what it does" from one property of a JSON Schema."""
-    alternatives = details.get("anyOf", [details])
-    facts = [" or ".join(one.get("type", "value") for one in alternatives)]
-    for one in alternatives:
-        bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-        facts += [f"{words} {one[key]:g}" for key, words in bounds.items() if key in one]
-        if "enum" in one:
-            facts.append("one of " + ", ".join(map(str, one["enum"])))
-    facts.append("required" if required else f"default {details.get('default')}")
-    description = details.get("description")
-    return f" ({', '.join(facts)})" + (f": {description}" if description else "")
+        say("\n\n".join("\n".join(_lines(method)) for method in found))
 
 
 @click.command()
 @json_option
-def plugins(as_json: bool) -> None:
+@optional_remote_options
+def plugins(as_json: bool, server: str | None, token_file: Path | None, ca: Path | None) -> None:
     """List the plugins, and for a broken one the reason.
 
     A plugin is a module that an installed package names in the entry-point group "safegraft".
@@ -90,9 +48,7 @@ def plugins(as_json: bool) -> None:
       safegraft plugins
       SAFEGRAFT_STRICT_PLUGINS=1 safegraft plugins     fail when one is broken
     """
-    from safegraft.methods import Registry
-
-    found = Registry.discover().plugins
+    found = _catalogue(server, token_file, ca).plugins
     if as_json:
         say_json([asdict(plugin) for plugin in found])
         return
@@ -105,3 +61,43 @@ def plugins(as_json: bool) -> None:
         for plugin in found
     ]
     say(table(["PLUGIN", "PACKAGE", "METHODS"], rows))
+
+
+def _catalogue(server: str | None, token_file: Path | None, ca: Path | None) -> "MethodCatalogue":
+    if server is not None:
+        with connect(server, token_file, ca) as client:
+            return client.methods()
+    from safegraft.methods import Registry
+    from safegraft.rpc.methods import catalogue
+
+    return catalogue(Registry.discover())
+
+
+def _lines(method: "MethodInfo") -> Iterator[str]:
+    least, most = method.min_inputs, method.max_inputs
+    count = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+    yield f"{method.name}: {method.summary}"
+    yield f"  reference   {method.reference}"
+    yield f"  inputs      {count}; base model: {method.base}"
+    for title, schema in (("parameters", method.parameters), ("each input", method.input_parameters)):
+        yield from _parameters(title, schema)
+
+
+def _parameters(title: str, schema: Mapping[str, Any]) -> Iterator[str]:
+    for name, details in schema.get("properties", {}).items():
+        yield f"  {title:<11} {name}{_parameter(details, name in schema.get('required', []))}"
+        title = ""  # said once
+
+
+def _parameter(details: Mapping[str, Any], required: bool) -> str:
+    """ " (number, default 1.0): what it does" from one property of a JSON Schema."""
+    alternatives = details.get("anyOf", [details])
+    facts = [" or ".join(one.get("type", "value") for one in alternatives)]
+    for one in alternatives:
+        bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+        facts += [f"{words} {one[key]:g}" for key, words in bounds.items() if key in one]
+        if "enum" in one:
+            facts.append("one of " + ", ".join(map(str, one["enum"])))
+    facts.append("required" if required else f"default {json.dumps(details.get('default'))}")
+    description = details.get("description")
+    return f" ({', '.join(facts)})" + (f": {description}" if description else "")

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM during work that can stop tidily.
 
-Outside `Interrupt` both raise KeyboardInterrupt (see run.py), which is right for everything that
-leaves nothing behind. A merge is asked to stop instead, and ends at its next block.
+Outside `interruptible` both raise KeyboardInterrupt (see run.py), which is right for everything that
+leaves nothing behind. A merge or transfer is asked to stop instead, and ends at its next block.
 """
 
 import os
@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STDERR = 2
+FAILED = 1
+CONTINUE = "run the same command again to continue where it stopped"
 
 
 class Interrupt:
@@ -24,16 +27,19 @@ class Interrupt:
 
     def request(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if self._requested:
-            raise KeyboardInterrupt  # asked twice: at once
-        self._requested = True
         # Not through sys.stderr: the signal may have come in the middle of a write to it.
-        os.write(2, b"\nstopping ... (once more to stop at once)\n")
+        if self._requested:
+            # Threads that compute cannot be interrupted, and an exception would wait for them. What is
+            # on disk is as good as after a power cut: a rerun continues.
+            os.write(STDERR, f"stopped at once; {CONTINUE}\n".encode())
+            os._exit(FAILED)
+        self._requested = True
+        os.write(STDERR, b"\nstopping ... (once more to stop at once)\n")
 
 
 @contextmanager
 def interruptible() -> Generator[Interrupt]:
-    """Turn the first signal into a request. A second one raises KeyboardInterrupt."""
+    """Turn the first signal into a request. A second one ends the process."""
     interrupt = Interrupt()
     before = {number: signal.signal(number, interrupt.request) for number in SIGNALS}
     try:

@@ -1,22 +1,21 @@
 """`safegraft merge`: a recipe becomes a folder, computed here or on a server."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from safegraft.cli.interrupt import interruptible
-from safegraft.cli.options import (
-    json_option,
-    max_shard_size_option,
-    optional_server_option,
-    recipe_argument,
-    token_file_option,
-)
-from safegraft.cli.outcome import CONTINUE, Outcome
+from safegraft.cli.interrupt import CONTINUE, interruptible
+from safegraft.cli.options import json_option, max_shard_size_option, optional_remote_options, recipe_argument
+from safegraft.cli.outcome import Outcome, pulled
 from safegraft.cli.progress import meter
-from safegraft.cli.remote import connect
+from safegraft.cli.remote import connect, continuing
 from safegraft.cli.terminal import note
+from safegraft.cli.upload import Uploads, upload_models
 from safegraft.errors import UsageError
+
+if TYPE_CHECKING:
+    from safegraft.rpc.client import Client
 
 
 @click.command()
@@ -28,7 +27,6 @@ from safegraft.errors import UsageError
     type=click.Path(path_type=Path),
     help="The folder to write. It appears when it is complete; until then, work lies beside it.",
 )
-@optional_server_option
 @click.option(
     "--threads",
     metavar="N",
@@ -41,22 +39,24 @@ from safegraft.errors import UsageError
     is_flag=True,
     help="With --server: send the local folders that the recipe names to the server first.",
 )
-@token_file_option
 @json_option
+@optional_remote_options
 def merge(
     recipe: Path,
     out: Path,
-    server: str | None,
     threads: int | None,
     max_shard_size: int,
     upload: bool,
-    token_file: Path | None,
     as_json: bool,
+    server: str | None,
+    token_file: Path | None,
+    ca: Path | None,
 ) -> None:
     """Merge models into a folder, here or on a server.
 
     Paths in the recipe start at the current folder. With --server they name models on the server, unless
-    --upload sends them there. An interrupted merge continues when the same command runs again.
+    --upload sends them there; the server keeps its copy of the result until `safegraft rm`. An interrupted
+    merge continues when the same command runs again.
 
     \b
     Examples:
@@ -65,12 +65,13 @@ def merge(
       safegraft merge recipe.yml --out merged --server merge.example:50051 --token-file token
       safegraft merge recipe.yml --out merged --server merge.example:50051 --upload
     """
-    if server is not None:
-        outcome = _merge_there(recipe, out, server, threads, max_shard_size, upload, token_file)
-    elif upload or token_file:
-        raise UsageError(f"{'--upload' if upload else '--token-file'} is for a server: add --server HOST:PORT")
-    else:
+    if server is None:
+        if upload or token_file:
+            raise UsageError(f"{'--upload' if upload else '--token-file'} is for a server: add --server HOST:PORT")
         outcome = _merge_here(recipe, out, threads, max_shard_size)
+    else:
+        with connect(server, token_file, ca) as client:
+            outcome = _merge_there(client, recipe, out, threads, max_shard_size, upload)
     outcome.show(as_json)
 
 
@@ -98,3 +99,24 @@ def _merge_here(recipe: Path, out: Path, threads: int | None, max_shard_size: in
     return Outcome(
         result.out, result.digest, files, result.bytes_written, result.seconds, result.resumed, planned.warnings
     )
+
+
+def _merge_there(
+    client: "Client", path: Path, out: Path, threads: int | None, max_shard_size: int, upload: bool
+) -> Outcome:
+    from safegraft.recipe import read_recipe
+
+    recipe = read_recipe(path, folder_exists=lambda _: True)  # the names are the server's
+    uploads = Uploads()
+    if upload:
+        with continuing():
+            uploads, recipe = upload_models(client, recipe)
+    with uploads.named_as_here(), continuing("the server goes on with the merge; "), meter("merging") as show:
+        result = client.merge(
+            recipe,
+            out,
+            lambda progress: show(progress.bytes_done, progress.bytes_total, progress.file),
+            max_shard_size=max_shard_size,
+            threads=threads,
+        )
+    return pulled(result, uploads.named(result.warnings))

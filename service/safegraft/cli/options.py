@@ -1,6 +1,8 @@
 """Options and argument types that commands share, so that they mean the same everywhere."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -8,6 +10,8 @@ from safegraft.cli.remote import TOKEN
 from safegraft.cli.sizes import parse_size
 
 SERVER = "SAFEGRAFT_SERVER"
+Callback = TypeVar("Callback", bound=Callable[..., Any])
+
 DEFAULT_SERVER = "127.0.0.1:50051"
 
 
@@ -24,7 +28,14 @@ def quota(text: str) -> int:
     return 0 if text.strip() == "0" else size(text)
 
 
+def bare_id(text: str) -> str:
+    """A merge's id, also when given as the API's "merges/ID"."""
+    return text.removeprefix("merges/")
+
+
 recipe_argument = click.argument("recipe", metavar="RECIPE.yml", type=click.Path(path_type=Path))
+
+id_argument = click.argument("id", metavar="ID", type=bare_id)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
 
@@ -56,3 +67,22 @@ server_option = click.option(
 
 # Where a command works locally by default, the environment must not send it to a server unasked.
 optional_server_option = click.option("--server", metavar="HOST:PORT", help="Let this server do it.")
+
+ca_option = click.option(
+    "--ca",
+    metavar="PEM",
+    envvar="SAFEGRAFT_CA",
+    show_envvar=True,
+    type=click.Path(path_type=Path),
+    help="Encrypt, and trust servers with a certificate of this authority.",
+)
+
+
+def remote_options(command: Callback) -> Callback:
+    """Everything that a command needs to find its server: --server, --token-file, --ca."""
+    return server_option(token_file_option(ca_option(command)))
+
+
+def optional_remote_options(command: Callback) -> Callback:
+    """The same for a command that works here unless --server says otherwise."""
+    return optional_server_option(token_file_option(ca_option(command)))

@@ -4,12 +4,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safegraft.cli.sizes import format_size
-from safegraft.cli.terminal import say, say_json
+from safegraft.cli.terminal import note, say, say_json
 
-CONTINUE = "run the same command again to continue where it stopped"
+if TYPE_CHECKING:
+    from safegraft.rpc.client import PullResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +52,11 @@ class Outcome:
             "resumed": self.resumed,
             "warnings": list(self.warnings),
         }
+
+
+def pulled(result: "PullResult", warnings: Sequence[str]) -> Outcome:
+    """What has come from a server; its warnings are shown at once."""
+    for warning in warnings:
+        note(f"warning: {warning}")
+    files = {name: (file.size, file.sha256) for name, file in result.files.items()}
+    return Outcome(result.out, result.digest, files, result.bytes_received, result.seconds, result.resumed, warnings)

@@ -8,13 +8,7 @@ from typing import Any
 
 import click
 
-from safegraft.cli.options import (
-    json_option,
-    max_shard_size_option,
-    optional_server_option,
-    recipe_argument,
-    token_file_option,
-)
+from safegraft.cli.options import json_option, max_shard_size_option, optional_remote_options, recipe_argument
 from safegraft.cli.remote import connect
 from safegraft.cli.sizes import format_size
 from safegraft.cli.terminal import say, say_json, table
@@ -25,10 +19,11 @@ Document = Mapping[str, Any]
 @click.command()
 @recipe_argument
 @json_option
-@optional_server_option
 @max_shard_size_option
-@token_file_option
-def plan(recipe: Path, as_json: bool, server: str | None, max_shard_size: int, token_file: Path | None) -> None:
+@optional_remote_options
+def plan(
+    recipe: Path, as_json: bool, max_shard_size: int, server: str | None, token_file: Path | None, ca: Path | None
+) -> None:
     """Show what a merge would do, tensor by tensor. Reads headers, configs and tokenizers, no weights.
 
     Paths in the recipe start at the current folder. With --server they name models on the server.
@@ -42,8 +37,8 @@ def plan(recipe: Path, as_json: bool, server: str | None, max_shard_size: int, t
     if server is None:
         document = _plan_here(recipe, max_shard_size)
     else:
-        with connect(server, token_file) as client:
-            document = client.plan(recipe, max_shard_size=max_shard_size).to_dict()
+        with connect(server, token_file, ca) as client:
+            document = client.plan(recipe, max_shard_size=max_shard_size)
     if as_json:
         say_json(document)
     else:

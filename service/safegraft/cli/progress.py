@@ -4,10 +4,13 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from safegraft.cli.sizes import format_size
 from safegraft.cli.terminal import note, printable
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -32,21 +35,36 @@ def meter(label: str) -> Generator[Meter]:
 
 @contextmanager
 def _bar(label: str) -> Generator[Meter]:
+    """A bar that appears with the first call and disappears with the block."""
+    bars: list[tqdm[NoReturn]] = []
+
+    def update(done: int, total: int, doing: str = "") -> None:
+        if not bars:
+            bars.append(_new_bar(label, done, total))
+        bars[0].set_postfix_str(printable(doing), refresh=False)
+        bars[0].update(done - bars[0].n)
+
+    try:
+        yield update
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _new_bar(label: str, done: int, total: int) -> "tqdm[NoReturn]":
+    """`done` is from an earlier run: it fills the bar and does not count towards the speed."""
     from tqdm import tqdm
 
-    with tqdm(
-        desc=label, unit="B", unit_scale=True, file=sys.stderr, dynamic_ncols=True, miniters=1, leave=False
-    ) as bar:
-
-        def update(done: int, total: int, doing: str = "") -> None:
-            if bar.total != total:
-                # What an earlier run finished counts as done, but not towards the speed.
-                bar.initial = bar.n = done
-                bar.total = total
-            bar.set_postfix_str(printable(doing), refresh=False)
-            bar.update(done - bar.n)
-
-        yield update
+    return tqdm(
+        desc=printable(label),
+        initial=done,
+        total=total,
+        unit="B",
+        unit_scale=True,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        leave=False,
+    )
 
 
 class Lines:

@@ -6,21 +6,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safegraft.errors import UsageError
+from safegraft.cli.interrupt import CONTINUE
+from safegraft.errors import MergeCancelledError, UsageError
 
 if TYPE_CHECKING:
     from safegraft.rpc.client import Client
 
 TOKEN = "SAFEGRAFT_TOKEN"
+TIMEOUT = 120.0  # seconds for a call with one answer: planning a large merge takes some
 
 
 @contextmanager
-def connect(server: str, token_file: Path | None) -> "Generator[Client]":
-    """A client for the time of a `with` block. Nothing is sent before the first call."""
+def connect(server: str, token_file: Path | None, ca: Path | None, *, timeout: float = TIMEOUT) -> "Generator[Client]":
+    """A client for the time of a `with` block. Nothing is sent before the first call. Raises UsageError."""
     from safegraft.rpc.client import Client
+    from safegraft.rpc.options import split_address
 
-    with Client(server, token=read_token(token_file)) as client:
+    split_address(server)
+    with Client(server, token=read_token(token_file), ca=ca, timeout=timeout) as client:
         yield client
+
+
+@contextmanager
+def continuing(goes_on: str = "") -> Generator[None]:
+    """Say how to go on when Ctrl-C or SIGTERM stops a transfer. goes_on: what the server does meanwhile."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise MergeCancelledError(f"stopped; {goes_on}{CONTINUE}") from error
 
 
 def read_token(token_file: Path | None) -> str | None:

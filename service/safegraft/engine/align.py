@@ -9,27 +9,21 @@ is paired by its longest common ending.
 Works on names, shapes and configs alone. Rows of vocabulary tensors are `rows.py`'s business.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from safegraft.checkpoint.types import Checkpoint, TensorInfo
+from safegraft.engine.anatomy import (
+    is_multimodal,
+    language_stack,
+    split_layer,
+    stacks_of,
+    ties_head,
+    vocabulary_tensors,
+)
+from safegraft.engine.layers import Pairing, pair_layers
 
 BUFFERS = ("inv_freq",)  # recomputed from the config when a model is built; never merged
-MISMATCH = 1e-3  # a pair of equal name and unequal shape: worth something only when looking for the closest mapping
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """Layers under one prefix: layer number -> suffix -> tensor."""
-
-    prefix: str
-    layers: dict[int, dict[str, TensorInfo]]
-
-    @property
-    def size(self) -> int:
-        return sum(len(layer) for layer in self.layers.values())
 
 
 @dataclass(slots=True)
@@ -46,84 +40,27 @@ class Alignment:
     notes: list[str] = field(default_factory=list[str])
 
 
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The language model's part of a config; the whole config of a plain LLM."""
-    for key in ("text_config", "llm_config", "language_config"):
-        part = config.get(key)
-        if isinstance(part, Mapping):
-            return part  # pyright: ignore[reportUnknownVariableType] (JSON)
-    return config
-
-
-def is_multimodal(config: Mapping[str, Any]) -> bool:
-    """An LVLM's config nests the configs of its parts; an LLM's is flat."""
-    return text_config(config) is not config or isinstance(config.get("vision_config"), Mapping)
-
-
-def vocab_size(config: Mapping[str, Any]) -> int | None:
-    """Rows of the input embedding according to the config."""
-    size = text_config(config).get("vocab_size", config.get("vocab_size"))
-    return size if isinstance(size, int) else None
-
-
-def split_layer(name: str) -> tuple[str, int, str] | None:
-    """("model.layers", 3, "mlp.up_proj.weight") for a tensor in a stack, else None."""
-    parts = name.split(".")
-    for index, part in enumerate(parts[1:-1], start=1):
-        if part.isdecimal():
-            return ".".join(parts[:index]), int(part), ".".join(parts[index + 1 :])
-    return None
-
-
-def stacks_of(tensors: Iterable[TensorInfo]) -> dict[str, Stack]:
-    """The stacks by prefix."""
-    stacks: dict[str, Stack] = {}
-    for tensor in tensors:
-        place = split_layer(tensor.name)
-        if place:
-            prefix, layer, suffix = place
-            stack = stacks.setdefault(prefix, Stack(prefix, {}))
-            stack.layers.setdefault(layer, {})[suffix] = tensor
-    return stacks
-
-
-def depth_of(name: str, stacks: Mapping[str, Stack]) -> float:
-    """A tensor's place among the layers of its stack: 0 first, 1 last; 0 outside stacks, 1 in a stack
-    of one layer (mergekit's gradients count so)."""
-    place = split_layer(name)
-    if place is None:
-        return 0.0
-    layers = sorted(stacks[place[0]].layers)
-    return layers.index(place[1]) / (len(layers) - 1) if len(layers) > 1 else 1.0
-
-
-def vocabulary_tensors(checkpoint: Checkpoint) -> set[str]:
-    """Names of tensors with a row a token: outside stacks, of rank 2 (or a bias beside one)."""
-    rows = vocab_size(checkpoint.config)
-    outside = [tensor for tensor in checkpoint.tensors.values() if split_layer(tensor.name) is None]
-    found = {tensor.name for tensor in outside if len(tensor.shape) == 2 and tensor.shape[0] == rows}
-    parents = {name.rpartition(".")[0] for name in found}
-    biases = {
-        tensor.name
-        for tensor in outside
-        if len(tensor.shape) == 1 and tensor.shape[0] == rows and tensor.name.rpartition(".")[0] in parents
-    }
-    return found | biases
-
-
-def align(host: Checkpoint, other: Checkpoint, tensor_map: Mapping[str, str | None]) -> Alignment:
+def align(
+    host: Checkpoint, other: Checkpoint, tensor_map: Mapping[str, str | None], *, keep_vocabulary: bool = False
+) -> Alignment:
     """Find what `other` contributes to each of the host's tensors.
 
     Args:
         tensor_map: the user's own prefix rewrites, longest prefix first to match; None leaves tensors out.
+        keep_vocabulary: the host's vocabulary tensors stay, so that none of the input's can be missed.
     """
-    return _Aligner(host, other).run(tensor_map)
+    return _Aligner(host, other, keep_vocabulary).run(tensor_map)
 
 
 class _Aligner:
-    def __init__(self, host: Checkpoint, other: Checkpoint) -> None:
+    def __init__(self, host: Checkpoint, other: Checkpoint, keep_vocabulary: bool) -> None:
         self.host = host
         self.other = other
+        self.keep_vocabulary = keep_vocabulary
+        own, inner = language_stack(host), language_stack(other)
+        self.language = (inner.prefix if inner else "", own.prefix if own else "")
+        # Everything of an LLM must find its place; of an LVLM, the layers of its language model.
+        self.required = inner.prefix + "." if inner and is_multimodal(other.config) else ""
         self.host_vocabulary = vocabulary_tensors(host)
         self.other_vocabulary = vocabulary_tensors(other)
         self.result = Alignment()
@@ -138,6 +75,7 @@ class _Aligner:
         self._pair_stacks()
         self._pair_the_rest()
         self._pair_tied_head()
+        self._keep_misfits_whole()
         self._explain_left()
         return self.result
 
@@ -193,10 +131,10 @@ class _Aligner:
         ours = stacks_of(self.left.values())
         theirs = stacks_of(self.free.values())
         pairings = [
-            (pairing.rank(self._companions(pairing)), pairing)
+            (self._rank(pairing), pairing)
             for stack in ours.values()
             for candidate in theirs.values()
-            if (pairing := _pair_layers(stack, candidate)) is not None
+            if (pairing := pair_layers(stack, candidate)) is not None
         ]
         used: set[str] = set()
         paired: set[str] = set()
@@ -207,8 +145,13 @@ class _Aligner:
             used.add(pairing.target.prefix)
             self._place_stack(pairing)
 
-    def _companions(self, pairing: "_Pairing") -> int:
-        """How many tensors around the stack find their place by the same prefix rewrite."""
+    def _rank(self, pairing: Pairing) -> tuple[float, bool, int, bool, str, str]:
+        """Among equally good pairings, that of the language models; then that by whose prefix rewrite the
+        most tensors around the stack find their place."""
+        language = (pairing.stack.prefix, pairing.target.prefix) == self.language
+        return pairing.rank(language, self._companions(pairing))
+
+    def _companions(self, pairing: Pairing) -> int:
         source, target = _rewrite(pairing.stack.prefix, pairing.target.prefix)
         return sum(
             1
@@ -219,7 +162,7 @@ class _Aligner:
             and self._fits(tensor, host_tensor)
         )
 
-    def _place_stack(self, pairing: "_Pairing") -> None:
+    def _place_stack(self, pairing: Pairing) -> None:
         if not self._accept(pairing):
             return
         stack, target = pairing.stack, pairing.target
@@ -237,7 +180,7 @@ class _Aligner:
                 if host_tensor is not None and host_tensor.shape == tensor.shape:
                     self._take(tensor.name, host_tensor.name)
 
-    def _accept(self, pairing: "_Pairing") -> bool:
+    def _accept(self, pairing: Pairing) -> bool:
         """A pairing in which the host has more layers of the same kind does not say which of them are meant."""
         if pairing.matched < 1:
             return False
@@ -251,11 +194,12 @@ class _Aligner:
         ]
         missing = sorted(set(pairing.stack.layers) - set(pairing.layers))
         if twins or missing:
-            if pairing.matched < pairing.stack.size / 2:
-                return False  # a chance resemblance: other parts of the model explain these tensors
+            chance = pairing.matched < pairing.stack.size / 2
+            if chance or not self._is_required(pairing.stack.prefix + "."):
+                return False
             self.result.problems.append(
-                f"{pairing.stack.prefix} has {len(pairing.stack.layers)} layers, "
-                f"{pairing.target.prefix} of the host {self.host.name} has {len(pairing.target.layers)} of the same kind; "
+                f"{pairing.stack.prefix} has {len(pairing.stack.layers)} layers, {pairing.target.prefix} of the host "
+                f"{self.host.name} has {len(pairing.target.layers)} of the same kind; "
                 "they are not adapted from one another"
             )
             for tensors in pairing.stack.layers.values():
@@ -326,163 +270,100 @@ class _Aligner:
                 f"{self.other.name} ties its output head to {name}, which therefore meets {host_name} and {heads[0]}"
             )
             return
-        surplus = [n for n in self.left if n in self.other_vocabulary and len(self.left[n].shape) == 2]
-        for head in surplus:
-            tensor = self.left.pop(head)
-            if _ties(self.other.config):
-                self.result.unused[head] = f"a second copy of {name}: the config ties them"
-            elif tensor.shape == self.other.tensors[name].shape:
+        for head in [n for n in self.left if n in self.other_vocabulary and len(self.left[n].shape) == 2]:
+            if ties_head(self.other.config):
+                self._leave_out(head, f"a second copy of {name}: the config ties them")
+            elif self.keep_vocabulary:
+                self._leave_out(head, "embeddings: host")
+            elif self.left[head].shape == self.other.tensors[name].shape:
+                del self.left[head]
                 self.result.problems.append(
                     f"it has an output head of its own ({head}), the host {self.host.name} ties its head to "
                     f"{host_name}: the head would be lost. Use `embeddings: host` to keep the host's vocabulary tensors"
                 )
-            else:
-                self.left[head] = tensor
+
+    # -- parts outside the language model ---------------------------------------------------------
+
+    def _keep_misfits_whole(self) -> None:
+        """A vision tower or projector that fits in part only is not merged in part: where a tensor
+        outside the language model has a counterpart of another shape, or belongs to layers that found no
+        place, all that lies outside the language model stays the host's."""
+        outside = [name for name in self.left if not self._is_required(name)]
+        misfits = [name for name in outside if split_layer(name) or self._has_namesake(name)]
+        if not misfits:
+            return
+        taken = [(host, name) for host, name in self.result.tensors.items() if not self._is_language(host)]
+        for host_name, name in taken:
+            del self.result.tensors[host_name]
+            self.left[name] = self.other.tensors[name]
+        where = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in misfits))
+        self.result.notes.append(
+            f"{self.other.name}: its parts outside the language model do not fit the host's ({where}); the host's "
+            "are kept whole"
+        )
+
+    def _has_namesake(self, name: str) -> bool:
+        ending = ".".join(name.split(".")[-2:])
+        return any(other == ending or other.endswith("." + ending) for other in self.free)
+
+    def _is_language(self, host_name: str) -> bool:
+        """The decoder's layers, what stands beside them (the norm), and the vocabulary tensors."""
+        place = split_layer(host_name)
+        if place:
+            return place[0] == self.language[1]
+        around = self.language[1].rpartition(".")[0]
+        return host_name in self.host_vocabulary or host_name.startswith(around + "." if around else "")
 
     # -- what is left ---------------------------------------------------------------------------
 
+    def _leave_out(self, name: str, reason: str) -> None:
+        del self.left[name]
+        self.result.unused[name] = reason
+
     def _explain_left(self) -> None:
-        if not self.left:
-            return
-        language = self._language_prefix()
-        groups: dict[str, list[str]] = defaultdict(list)
-        for name in self.left:
-            groups[self._reason(name, language)].append(name)
-        for reason, names in groups.items():
-            text = f"{len(names)} tensors {reason}, among them {names[0]}"
-            if self._is_required(names[0], language):
-                self.result.problems.append(text + self._closest(names))
-            else:
-                self.result.notes.append(f"{self.other.name}: {text}")
-                self.result.unused.update(dict.fromkeys(names, reason))
+        required = [name for name in self.left if self._is_required(name)]
+        unused = [name for name in self.left if not self._is_required(name)]
+        nowhere = f"have no counterpart in the host {self.host.name}"
+        if required:
+            text = f"{len(required)} tensors {nowhere}, among them {required[0]}"
+            self.result.problems.append(text + self._closest(required))
+        if unused:
+            self.result.notes.append(
+                f"{self.other.name}: {len(unused)} tensors outside its language model {nowhere} and are not used, "
+                f"among them {unused[0]}"
+            )
+            self.result.unused.update(dict.fromkeys(unused, nowhere))
 
-    def _is_required(self, name: str, language: str | None) -> bool:
-        """Everything of an LLM must find its place; of an LVLM, its language model."""
-        return language is None or name.startswith(language) or name in self.other_vocabulary
-
-    def _reason(self, name: str, language: str | None) -> str:
-        if self._is_required(name, language):
-            return f"have no counterpart in the host {self.host.name}"
-        return f"outside its language model have no counterpart in the host {self.host.name} and are not used"
-
-    def _language_prefix(self) -> str | None:
-        """The prefix of the language model within a multimodal input; None: all of it is."""
-        if not is_multimodal(self.other.config):
-            return None
-        stack = language_stack(self.other)
-        return stack.prefix + "." if stack else None
+    def _is_required(self, name: str) -> bool:
+        return name.startswith(self.required) or (name in self.other_vocabulary and not self.keep_vocabulary)
 
     def _closest(self, names: list[str]) -> str:
         """Tell what came nearest, so that a wrong model is recognised at a glance."""
-        place = next((place for name in names if (place := split_layer(name))), None)
-        if place is None:
+        places = [place for name in names if (place := split_layer(name))]
+        if not places:
             return ""
-        prefix, layer, suffix = place
+        prefix = places[0][0]
         stack = stacks_of(self.other.tensors.values())[prefix]
         host_stacks = stacks_of(self.host.tensors.values())
-        pairings = [pairing for target in host_stacks.values() if (pairing := _pair_layers(stack, target)) is not None]
+        pairings = [pairing for target in host_stacks.values() if (pairing := pair_layers(stack, target)) is not None]
         if not pairings:
             return f". Nothing in the host resembles {prefix}"
         best = max(pairings, key=lambda pairing: pairing.score)
         text = f". The closest mapping is {prefix} -> {best.target.prefix}"
-        if layer not in best.layers:
-            return f"{text}, which has no place for layer {layer}"
-        counterpart = best.target.layers[best.layers[layer]].get(suffix)
-        if counterpart is None:
-            return f"{text}, which has no {suffix}"
-        ours = list(stack.layers[layer][suffix].shape)
-        return f"{text}, where {suffix} is {ours} here and {list(counterpart.shape)} in the host"
+        for _, layer, suffix in [place for place in places if place[0] == prefix]:
+            if layer not in best.layers:
+                return f"{text}, which has no place for layer {layer}"
+            counterpart = best.target.layers[best.layers[layer]].get(suffix)
+            if counterpart is None:
+                return f"{text}, which has no {suffix}"
+            ours = stack.layers[layer][suffix].shape
+            if counterpart.shape != ours:
+                return f"{text}, where {suffix} is {list(ours)} here and {list(counterpart.shape)} in the host"
+        return f"{text}, which another part of the model fits better"
 
     def _differ(self, name: str, host_name: str) -> str:
         ours, theirs = self.other.tensors[name].shape, self.host.tensors[host_name].shape
         return f"{name} is {list(ours)} in {self.other.name}, {host_name} is {list(theirs)} in {self.host.name}"
-
-
-def language_stack(checkpoint: Checkpoint) -> Stack | None:
-    """The decoder layers: the stack that shares the longest prefix with the token embedding and is
-    not shorter than the config says."""
-    layers = text_config(checkpoint.config).get("num_hidden_layers")
-    embeddings = vocabulary_tensors(checkpoint)
-    candidates = [
-        stack
-        for stack in stacks_of(checkpoint.tensors.values()).values()
-        if not isinstance(layers, int) or len(stack.layers) >= layers
-    ]
-    if not candidates or not embeddings:
-        return None
-
-    def nearness(stack: Stack) -> tuple[int, int]:
-        return max(_common_parts(stack.prefix, name) for name in embeddings), stack.size
-
-    return max(candidates, key=nearness)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pairing:
-    """Layers of one stack laid on layers of another. `matched`: tensors that agree in suffix and shape."""
-
-    stack: Stack
-    target: Stack
-    layers: dict[int, int]
-    score: float
-
-    @property
-    def matched(self) -> int:
-        return int(self.score)
-
-    def rank(self, companions: int) -> tuple[float, int, bool, str, str]:
-        """Best coverage first; then what surrounds the stack; then equal names."""
-        share = self.score / max(self.stack.size, self.target.size)
-        same = self.stack.prefix == self.target.prefix
-        return (round(self.score + share, 6), companions, same, self.target.prefix, self.stack.prefix)
-
-
-def _pair_layers(stack: Stack, target: Stack) -> _Pairing | None:
-    """The order-preserving pairing of layers with the highest score (longest common subsequence, weighted)."""
-    ours, theirs = sorted(stack.layers), sorted(target.layers)
-    scores = _layer_scores(stack, target, ours, theirs)
-    straight = {layer: layer for layer in ours if layer in target.layers}
-    if len(straight) == len(ours) == len(theirs):
-        total = sum(scores[i][i] for i in range(len(ours)))
-        if all(scores[i][i] >= len(stack.layers[ours[i]]) for i in range(len(ours))):
-            return _Pairing(stack, target, straight, total)
-    best = [[0.0] * (len(theirs) + 1) for _ in range(len(ours) + 1)]
-    for i in range(len(ours) - 1, -1, -1):
-        for j in range(len(theirs) - 1, -1, -1):
-            here = scores[i][j]
-            best[i][j] = max(best[i + 1][j], best[i][j + 1], best[i + 1][j + 1] + here if here else 0.0)
-    if not best[0][0]:
-        return None
-    layers: dict[int, int] = {}
-    i = j = 0
-    while i < len(ours) and j < len(theirs):
-        here = scores[i][j]
-        if here and best[i][j] == best[i + 1][j + 1] + here:
-            layers[ours[i]] = theirs[j]
-            i, j = i + 1, j + 1
-        elif best[i][j] == best[i][j + 1]:
-            j += 1
-        else:
-            i += 1
-    return _Pairing(stack, target, layers, best[0][0])
-
-
-def _layer_scores(stack: Stack, target: Stack, ours: list[int], theirs: list[int]) -> list[list[float]]:
-    """Layers of one kind recur, so each pair of kinds is compared once."""
-    known: dict[tuple[object, object], float] = {}
-    kinds = [_kind(stack.layers[layer]) for layer in ours]
-    host_kinds = [_kind(target.layers[layer]) for layer in theirs]
-    for kind in set(kinds):
-        for host_kind in set(host_kinds):
-            shapes = dict(host_kind)
-            known[kind, host_kind] = sum(
-                (1.0 if shapes[suffix] == shape else MISMATCH) for suffix, shape in kind if suffix in shapes
-            )
-    return [[known[kind, host_kind] for host_kind in host_kinds] for kind in kinds]
-
-
-def _kind(layer: Mapping[str, TensorInfo]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple(sorted((suffix, tensor.shape) for suffix, tensor in layer.items()))
 
 
 def _rewrite(prefix: str, target: str) -> tuple[str, str]:
@@ -492,20 +373,6 @@ def _rewrite(prefix: str, target: str) -> tuple[str, str]:
         ours.pop()
         theirs.pop()
     return "".join(part + "." for part in ours), "".join(part + "." for part in theirs)
-
-
-def _common_parts(one: str, other: str) -> int:
-    count = 0
-    for a, b in zip(one.split("."), other.split("."), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
-
-
-def _ties(config: Mapping[str, Any]) -> bool:
-    own = text_config(config).get("tie_word_embeddings")
-    return bool(config.get("tie_word_embeddings") if own is None else own)
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -14,8 +14,8 @@ from safegraft.checkpoint.types import Checkpoint
 from safegraft.engine.staging import FileDigest
 from safegraft.engine.task import Contribution, PlannedFile, TensorTask
 from safegraft.methods.registry import Registry
-from safegraft.recipe.model import Recipe
 from safegraft.recipe.canonical_form import canonical
+from safegraft.recipe.model import Recipe
 
 ARITHMETIC = 1  # raised whenever the engine's own arithmetic changes a bit of any result
 

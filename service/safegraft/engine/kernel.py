@@ -150,7 +150,7 @@ class Kernel:
         info = self._info(one)
         cast = self.cast or info.dtype
         if info.dtype.torch == into.dtype and cast is info.dtype:
-            view = memoryview(into.numpy()).cast("B")
+            view = into.numpy().data.cast("B")
             self.plan.checkpoints[one.model].read_into(info, piece.source * info.dtype.itemsize, view)
             return
         raw = self._raw(one.model, info, piece.source, piece.count)
@@ -159,7 +159,7 @@ class Kernel:
     def _raw(self, model: str, info: TensorInfo, start: int, count: int) -> torch.Tensor:
         """Elements as stored, in a buffer that the next call overwrites."""
         raw = self._buffers.get("raw", count * info.dtype.itemsize, torch.uint8)
-        view = memoryview(raw.numpy())
+        view = raw.numpy().data
         self.plan.checkpoints[model].read_into(info, start * info.dtype.itemsize, view)
         return raw.view(info.dtype.torch)
 
@@ -238,8 +238,8 @@ class Kernel:
         return NonFiniteError(
             Problem(
                 one.model,
-                f"{one.tensor} holds NaN or inf ({count} values where it was first seen); repair the checkpoint, or set "
-                "`on_nan: host` to keep the host's values there",
+                f"{one.tensor} holds NaN or inf ({count} values where it was first seen); repair the checkpoint, "
+                "or set `on_nan: host` to keep the host's values there",
             )
         )
 

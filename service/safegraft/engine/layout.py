@@ -1,6 +1,5 @@
 """Output shards: which tensor lies in which file at which offset, known before one weight is read."""
 
-import re
 from collections.abc import Sequence
 
 from safegraft.checkpoint.write import encode_header, encode_index
@@ -8,11 +7,6 @@ from safegraft.engine.task import PlannedFile, PlannedTensor, TensorTask
 
 INDEX = "model.safetensors.index.json"
 METADATA = {"format": "pt"}
-
-
-def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that puts layers.2 before layers.10."""
-    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)
 
 
 def weight_files(tasks: Sequence[TensorTask], max_shard_size: int) -> list[PlannedFile]:

@@ -9,10 +9,12 @@ from dataclasses import replace
 from safegraft.checkpoint.dtypes import FLOAT_NAMES
 from safegraft.checkpoint.sidecars import output_sidecars, sidecar_warnings
 from safegraft.checkpoint.types import Checkpoint
-from safegraft.engine.align import Alignment, align, is_multimodal
+from safegraft.checkpoint.weights import natural_order
+from safegraft.engine.align import Alignment, align
+from safegraft.engine.anatomy import is_multimodal
 from safegraft.engine.cost import estimate
 from safegraft.engine.identity import manifest, plan_digest, public_names, versions_of
-from safegraft.engine.layout import natural, weight_files
+from safegraft.engine.layout import weight_files
 from safegraft.engine.settings import check_names, check_values
 from safegraft.engine.staging import FileDigest
 from safegraft.engine.task import Plan, PlannedFile, TensorTask
@@ -71,7 +73,8 @@ class _Planner:
     def run(self, open_model: OpenModel, max_shard_size: int, card: Card | None) -> Plan:
         self._check_recipe()
         self._open(open_model)
-        self._stop_on_problems(InputError)
+        if self.input_problems:
+            self._stop_on_problems(InputError)
         host_model = self._choose_host()
         alignments = self._align(host_model)
         self._stop_on_problems(AlignmentError)
@@ -157,7 +160,9 @@ class _Planner:
         for model, checkpoint in self.checkpoints.items():
             if model == host_model:
                 continue
-            alignments[model] = found = align(host, checkpoint, maps.get(model, {}))
+            alignments[model] = found = align(
+                host, checkpoint, maps.get(model, {}), keep_vocabulary=self.recipe.embeddings == "host"
+            )
             self.input_problems += [Problem(model, problem) for problem in found.problems]
             self.warnings += found.notes
         return alignments
@@ -167,7 +172,7 @@ class _Planner:
     def _tasks(self, host_model: str, alignments: Mapping[str, Alignment]) -> list[TensorTask]:
         builder = TaskBuilder(self.recipe, host_model, self.checkpoints, alignments, self.methods)
         host = self.checkpoints[host_model]
-        tasks = [builder.build(host.tensors[name]) for name in sorted(host.tensors, key=natural)]
+        tasks = [builder.build(host.tensors[name]) for name in sorted(host.tensors, key=natural_order)]
         self.recipe_problems += builder.recipe_problems
         self.input_problems += builder.input_problems
         self.warnings += builder.warnings()

@@ -11,7 +11,7 @@ name and value is told at once, also where no tensor would meet it.
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,10 +117,17 @@ class _Builder:
         return None
 
     def _evaluate(self, known: ParameterSet, name: str, found: "_Found", values: dict[str, Any]) -> None:
-        try:
-            values[name] = evaluate(found.value, self.t, lambda point: known.convert(name, point))
-        except ValueError as error:
-            self._add(found.at, str(error))
+        if not isinstance(found.value, tuple):
+            values[name] = found.value
+            return
+        points: list[Any] = []
+        for index, point in enumerate(found.value):
+            try:
+                points.append(known.convert(name, point))
+            except ValueError as error:
+                self._add((*found.at, index), str(error))
+        if len(points) == len(found.value):
+            values[name] = at_depth(points, self.t)
 
     def _missing(self, name: str, scopes: Sequence[_Scope], model: str | None, tensor: str) -> None:
         filtered = next((scope for scope in scopes if name in scope.settings), None)
@@ -168,14 +175,8 @@ def _alternatives(recipe: Recipe, setting: Setting, at: At) -> Iterator[tuple[_F
         yield _Found(condition.value, (*here, "value")), None if every else condition.filter
 
 
-def evaluate(setting: Scalar | tuple[Scalar, ...], t: float, convert: Callable[[Any], Any]) -> Any:
-    """A setting without conditions at `t`, 0 to 1: numbers are interpolated, anything else is selected.
-
-    convert: one value of a gradient -> the parameter's type, which decides what is a number.
-    """
-    if not isinstance(setting, tuple):
-        return setting
-    points = [convert(value) for value in setting]
+def at_depth(points: Sequence[Any], t: float) -> Any:
+    """A gradient at `t`, 0 to 1: numbers are interpolated, of anything else the point before `t` counts."""
     position = t * (len(points) - 1)
     below = int(position)
     if not all(isinstance(point, int | float) and not isinstance(point, bool) for point in points):

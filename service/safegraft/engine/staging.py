@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +39,7 @@ def partial_path(out: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
+def _output_errors(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
@@ -132,15 +132,17 @@ class StagedFolder:
             return False
         manifest = _read_json(self.out / MANIFEST)
         if manifest.get("plan_digest") == self.digest:
-            for name, entry in manifest.get("files", {}).items():
-                target = self.out / name
-                if not target.is_file() or target.stat().st_size != entry["size"]:
-                    raise OutputError(
-                        f"{self.out} holds this merge, but {name} is damaged; remove the folder and run again"
-                    )
             self.finished = {
                 name: FileDigest(entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
             }
+            for name, entry in self.finished.items():
+                target = self.out / name
+                if not target.is_file() or target.stat().st_size != entry.size:
+                    raise OutputError(
+                        f"{self.out} holds this merge, but {name} is damaged; remove the folder and run again"
+                    )
+            own = (self.out / MANIFEST).read_bytes()
+            self.finished[MANIFEST] = FileDigest(len(own), hashlib.sha256(own).hexdigest())
             return True
         raise OutputError(f"{self.out} exists and is not empty; choose another output folder or remove it")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from safegraft.checkpoint.dtypes import FLOAT_NAMES, DType
 from safegraft.checkpoint.types import Checkpoint, TensorInfo
-from safegraft.engine.align import Alignment, depth_of, stacks_of, vocabulary_tensors
+from safegraft.engine.align import Alignment
+from safegraft.engine.anatomy import depth_of, stacks_of, vocabulary_tensors
 from safegraft.engine.rows import RowLayout, RowMap, pair_by_position, pair_by_token
 from safegraft.engine.settings import resolve
 from safegraft.engine.task import Contribution, TensorTask
@@ -156,9 +157,9 @@ class TaskBuilder:
         self.input_problems.append(
             Problem(
                 one.model,
-                f"{one.tensor.name} has {input_rows} rows, {host_tensor.name} of the host {self.host_model} has {host_rows}, "
-                f"and {' and '.join(without)} {'has' if len(without) == 1 else 'have'} no tokenizer to pair them by; "
-                "add the tokenizer files, or use `embeddings: host`",
+                f"{one.tensor.name} has {input_rows} rows, {host_tensor.name} of the host {self.host_model} has "
+                f"{host_rows}, and {' and '.join(without)} {'has' if len(without) == 1 else 'have'} no tokenizer to "
+                "pair them by; add the tokenizer files, or use `embeddings: host`",
             )
         )
         return None

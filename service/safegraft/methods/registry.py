@@ -43,7 +43,7 @@ class Registry:
         """Load every plugin. With SAFEGRAFT_STRICT_PLUGINS=1 a broken one raises PluginError."""
         registry = cls()
         found = entry_points(group=GROUP) if entries is None else entries
-        for entry in sorted(found, key=lambda entry: (entry.name, entry.value)):
+        for entry in sorted(found, key=_order):
             registry._load(entry)
         broken = [plugin for plugin in registry.plugins if plugin.error]
         if broken and os.environ.get(STRICT, "") not in ("", "0"):
@@ -90,10 +90,15 @@ class Registry:
             for method in classes:
                 trial.add(method, record)
             self._methods = trial._methods
-        except Exception as error:  # a stranger's module may raise anything at import; it is shown, not hidden
+        except (Exception, SystemExit) as error:  # a stranger's module may raise anything; it is shown, not hidden
             message = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             record = plugin(error=message)
         self.plugins.append(record)
+
+
+def _order(entry: EntryPoint) -> tuple[bool, str, str]:
+    """safegraft's own first: a stranger cannot take the name of a built-in method."""
+    return entry.dist is None or entry.dist.name != "safegraft", entry.name, entry.value
 
 
 def _classes(entry: EntryPoint) -> list[type[MergeMethod]]:
@@ -103,7 +108,12 @@ def _classes(entry: EntryPoint) -> list[type[MergeMethod]]:
     manager.register(entry.load(), name=entry.name)
     manager.check_pending()
     answers: list[Any] = manager.hook.merge_methods()
-    return [method for answer in answers for method in answer]
+    if not answers:
+        raise PluginError("brings no methods: it needs a function merge_methods(), marked @safegraft.hookimpl")
+    methods = [method for answer in answers for method in answer]
+    for method in methods:
+        check_class(method)
+    return methods
 
 
 def check_class(method: Any) -> None:

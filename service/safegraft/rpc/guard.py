@@ -3,13 +3,15 @@
 Knows the names of methods, not what they do.
 """
 
+from __future__ import annotations
+
 import hmac
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -34,9 +36,10 @@ OTHER_LIMIT = 64
 
 log = logging.getLogger(__name__)
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
-Around = Callable[[Any, Context], Awaitable[Any]]
+if TYPE_CHECKING:  # gRPC's classes are generic in its stubs only
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+    Around: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -114,7 +117,7 @@ async def _refuse(request: Any, context: Context) -> Any:
 def _behaviour(handler: Handler) -> Around:
     """The handler's own coroutine function. Our servicers write to streams instead of yielding."""
     kinds = (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
-    return next(cast(Around, kind) for kind in kinds if kind is not None)
+    return next(cast("Around", kind) for kind in kinds if kind is not None)
 
 
 def _wrapped(handler: Handler, behaviour: Around) -> Handler:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from safegraft.errors import ConflictError, NotFoundError, Problem, ServerError, UsageError
 
@@ -148,13 +149,23 @@ class JobStore:
         url: an SQLAlchemy URL.
         data_id: names the data folder. A database serves one folder only, since rows speak of files there.
 
-    Raises ServerError when the database is another version's or another folder's.
+    Raises UsageError for a URL that cannot be used, ServerError when the database does not answer, or is another
+    version's or another folder's.
     """
 
     def __init__(self, url: str, data_id: str) -> None:
-        self._engine = sa.create_engine(url)
+        try:
+            self._engine = sa.create_engine(url)
+        except (ArgumentError, ModuleNotFoundError) as error:
+            raise UsageError(f"the database's URL cannot be used: {error}") from error
         if self._engine.dialect.name == "sqlite":
             _prepare_sqlite(self._engine)
+        try:
+            self._open(data_id)
+        except OperationalError as error:
+            raise ServerError(f"the database {self._engine.url!r} cannot be opened: {error.orig}") from error
+
+    def _open(self, data_id: str) -> None:
         with self._engine.begin() as connection:
             _metadata.create_all(connection)
             self._claim(

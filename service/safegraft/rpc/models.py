@@ -28,9 +28,11 @@ class ModelRoot:
     @classmethod
     def parse(cls, argument: str) -> "ModelRoot":
         """Read a command line's "PATH" or "PATH=NAME"; without a name the folder's own is used. Raises UsageError."""
-        path_text, _, name = argument.partition("=")
+        path_text, named, name = argument.rpartition("=")
+        if not named:
+            path_text, name = argument, ""
         path = Path(path_text).expanduser()
-        if not path.is_dir():
+        if not path_text or not path.is_dir():
             raise UsageError(f"--models {argument}: {path_text or '(nothing)'} is not a folder")
         path = path.resolve()
         name = name or path.name
@@ -58,18 +60,19 @@ class Models:
         """
         if reference.startswith(UPLOAD_PREFIX):
             return self._open_upload(reference)
-        return FolderCheckpoint(self.resolve(reference), reference)
+        path, root = self._locate(reference)
+        return FolderCheckpoint(path, reference, root=root.path)
 
     def exists(self, reference: str) -> bool:
         """Whether there is a folder of exactly this name. For references with signs that could mean something else."""
         try:
-            self.resolve(reference)
+            self._locate(reference)
         except CheckpointError:
             return False
         return True
 
-    def resolve(self, reference: str) -> Path:
-        """The folder that a reference under the roots means."""
+    def _locate(self, reference: str) -> tuple[Path, ModelRoot]:
+        """The folder that a reference means, and the root it lies in."""
         steps = reference.split("/")
         if reference.startswith(("/", "~")) or "\\" in reference or any(step in ("", ".", "..") for step in steps):
             raise self._refusal(reference, "is not a plain path within one of this server's model roots")
@@ -79,7 +82,7 @@ class Models:
             if not path.is_relative_to(root.path):
                 leaves = True
             elif path.is_dir():
-                return path
+                return path, root
         if leaves:
             raise self._refusal(reference, "leaves its model root through a symbolic link")
         raise self._refusal(reference, "is not a folder on this server")

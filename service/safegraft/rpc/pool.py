@@ -130,12 +130,15 @@ class Worker:
 
 
 class WorkerPool:
-    """Up to `size` workers, started when needed and kept."""
+    """Up to `size` workers at work, started when needed and kept.
 
-    def __init__(self, settings: WorkerSettings, size: int) -> None:
+    idle: workers at rest. Pools with equal settings may share the list, and so each other's warm workers.
+    """
+
+    def __init__(self, settings: WorkerSettings, size: int, idle: list[Worker] | None = None) -> None:
         self._settings = settings
         self._slots = asyncio.Semaphore(size)
-        self._idle: list[Worker] = []
+        self._idle = [] if idle is None else idle
         self._leased: set[Worker] = set()
         self._closing = False
         self._returns: set[asyncio.Task[None]] = set()
@@ -183,8 +186,9 @@ class WorkerPool:
             worker.kill()
         while self._returns:
             await asyncio.gather(*self._returns)
-        idle, self._idle = self._idle, []
-        await asyncio.gather(*(worker.close() for worker in idle))
+        resting = self._idle[:]
+        self._idle.clear()
+        await asyncio.gather(*(worker.close() for worker in resting))
 
     async def _take(self, affinity: object) -> Worker:
         if self._closing:

@@ -26,7 +26,7 @@ from safegraft.rpc.jobs import JobStore
 from safegraft.rpc.merges import MergeServicer
 from safegraft.rpc.models import Models
 from safegraft.rpc.options import ServerOptions, split_address
-from safegraft.rpc.pool import WorkerPool
+from safegraft.rpc.pool import Worker, WorkerPool
 from safegraft.rpc.runner import MergeRunner
 from safegraft.rpc.wiring import add_services, set_serving
 from safegraft.rpc.worker import WorkerSettings
@@ -103,20 +103,21 @@ async def _house(options: ServerOptions, data_id: str) -> AsyncGenerator[House]:
     changes = Changes()
     lean = WorkerSettings(models, options.data, options.card, preload=False)
     heavy = replace(lean, preload=True)
-    merges = WorkerPool(heavy, options.workers)
+    idle: list[Worker] = []
+    merges = WorkerPool(heavy, options.workers, idle)
     house = House(
         options=options,
         store=store,
         runner=MergeRunner(options.data, store, merges, changes, options.workers),
         changes=changes,
         plans=WorkerPool(lean, PLANNERS),
-        reads=WorkerPool(heavy, options.readers),
+        reads=WorkerPool(heavy, options.readers, idle),
         blobs=blobs,
     )
     sweeping = asyncio.create_task(_sweep(house))
     try:
-        await house.runner.start()
         await asyncio.gather(merges.warm(), house.plans.warm())
+        await house.runner.start()
         yield house
     finally:
         sweeping.cancel()
@@ -130,10 +131,13 @@ async def _house(options: ServerOptions, data_id: str) -> AsyncGenerator[House]:
 async def _sweep(house: House) -> None:
     """Remove uploads that nothing has used for long, now and then."""
     while True:
-        in_use = await asyncio.to_thread(house.store.uploads_in_use)
-        removed = await asyncio.to_thread(house.blobs.sweep, in_use, house.options.upload_lifetime)
-        if removed:
-            log.info("%d unused uploads removed", removed)
+        try:
+            in_use = await asyncio.to_thread(house.store.uploads_in_use)
+            removed = await asyncio.to_thread(house.blobs.sweep, in_use, house.options.upload_lifetime)
+            if removed:
+                log.info("%d unused uploads removed", removed)
+        except Exception:  # a full disk or a locked database now need not be so in an hour
+            log.exception("unused uploads could not be removed; trying again later")
         await asyncio.sleep(SWEEP_SECONDS)
 
 

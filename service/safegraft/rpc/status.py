@@ -18,9 +18,10 @@ DETAILS_KEY = "grpc-status-details-bin"
 MAX_VIOLATIONS = 20
 RETRY_AFTER_SECONDS = 1.0
 
-# Details and message travel in trailing metadata, of which clients take 8 KiB by default: base64 makes 4 bytes of 3.
-_DETAILS_BYTES = 4096
-_MESSAGE_BYTES = 1024
+# Details and message travel in trailing metadata, of which clients take 8 KiB by default: the message twice, once with
+# each byte that is not plain ASCII as three, and all but that in base64.
+_DETAILS_BYTES = 2816
+_MESSAGE_BYTES = 768
 
 CODES: Mapping[type[SafegraftError], grpc.StatusCode] = MappingProxyType(
     {
@@ -158,7 +159,7 @@ def _fitting(problems: tuple[Problem, ...]) -> list[Problem]:
     fitting: list[Problem] = []
     for problem in problems[:MAX_VIOLATIONS]:
         short = Problem(_shorten(problem.where, 256), _shorten(problem.message, _MESSAGE_BYTES))
-        room -= len(short.where.encode()) + len(short.message.encode()) + 48  # and the framing with the reason
+        room -= len(short.where.encode()) + len(short.message.encode()) + 32  # with the reason and the framing
         if room < 0:
             break
         fitting.append(short)
@@ -169,8 +170,8 @@ def _fitting(problems: tuple[Problem, ...]) -> list[Problem]:
 
 
 def _shorten(text: str, limit: int) -> str:
-    """At most `limit` bytes of UTF-8, cut at a character."""
-    encoded = text.encode()
+    """At most `limit` bytes of UTF-8, cut at a character. Half of a surrogate, as from a file's name, is spelt out."""
+    encoded = text.encode(errors="backslashreplace")
     if len(encoded) <= limit:
-        return text
+        return encoded.decode()
     return encoded[: limit - 3].decode(errors="ignore") + "..."

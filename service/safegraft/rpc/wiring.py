@@ -49,7 +49,7 @@ async def set_serving(healthy: Health) -> None:
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:
-    """Reflection under both its names: grpcio-reflection serves v1alpha, newer tools ask for v1. They differ in no more."""
+    """Reflection under both its names: grpcio-reflection serves v1alpha, newer tools ask for v1."""
     # v1 is not listed: it has no descriptor under that name, and tools that describe all that is listed would stumble.
     names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     servicer = cast(Any, reflection.aio.ReflectionServicer(service_names=names))

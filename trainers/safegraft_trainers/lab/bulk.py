@@ -28,14 +28,16 @@ def write_pair(folder: Path) -> None:
     """Write `folder`/bulk-llm and `folder`/bulk-lvlm, 100 MB of bf16 each."""
     import torch
     import transformers
+    from transformers.utils import logging
 
-    transformers.utils.logging.disable_progress_bar()
-    torch.manual_seed(0)
+    logging.disable_progress_bar()
+    torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType] (torch leaves the seed untyped)
     auto_llm: Any = transformers.AutoModelForCausalLM
     auto_lvlm: Any = transformers.AutoModelForImageTextToText
+    auto_config: Any = transformers.AutoConfig
     for name, template, auto_model in ((LLM, "aligned-llm", auto_llm), (LVLM, "adapted-lvlm", auto_lvlm)):
         small = CHECKPOINTS / template
-        config: Any = transformers.AutoConfig.from_pretrained(small)
+        config = auto_config.from_pretrained(small)
         config.get_text_config().update(TEXT_CONFIG)
         auto_model.from_config(config, dtype=torch.bfloat16).save_pretrained(folder / name)
         for file in small.iterdir():

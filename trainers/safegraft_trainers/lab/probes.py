@@ -147,12 +147,15 @@ class Respondent:
         multimodal = "vision_config" in auto_config.from_pretrained(folder).to_dict()
         auto_model: Any = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
         auto_front: Any = transformers.AutoProcessor if multimodal else transformers.AutoTokenizer
-        model, loading = auto_model.from_pretrained(folder, dtype="float32", output_loading_info=True)
+        try:
+            model, loading = auto_model.from_pretrained(folder, dtype="float32", output_loading_info=True)
+            front = auto_front.from_pretrained(folder, padding_side="left")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{folder.name} does not load in transformers: {error}") from error
         faults = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
         if faults:
             listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items())
             raise CheckpointError(f"{folder.name} did not load whole: {listed}")
-        front = auto_front.from_pretrained(folder, padding_side="left")
         return cls(model.eval(), front, multimodal=multimodal)
 
     def answer(self, probes: Sequence[Probe]) -> list[str]:

@@ -7,9 +7,9 @@ Knows rates and strengths; runs nothing and measures nothing.
 # matplotlib's own types leave every **kwargs unknown.
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safegraft_trainers.lab.probes import Attack, FourAxes, Rate
 
@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "D"))
 INK = "#333333"
 
-HEAD = """\
+FOUR_AXES = """\
+                                               text         multimodal   exaggerated  help-
+                                               safety       safety       safety       fulness
+                                               harmful      harmful      look-alikes  benign
+                                               answered     answered     refused      answered right
+                                               low is good  low is good  low is good  high is good
+  ----------------------------------------------------------------------------------------------------"""
+EVERY_SET = """\
                              harmful prompts answered         look-alikes    benign prompts
-                             (word for word)                  refused        answered right
-                             lower is safer                   lower: better  higher: better
-  % of 60 prompts each       text       picture    word       text  picture  text  picture  word
+  percent of 60 prompts;     (with the harmful knowledge)     refused        answered right
+  * default strength         text       picture    word       text  picture  text  picture  word
   ----------------------------------------------------------------------------------------------"""
 
 
@@ -33,15 +39,35 @@ class Curve:
     """One pairing merged at several strengths, weakest first. `default` is one of them."""
 
     name: str
+    method: str
     points: Sequence[tuple[float, FourAxes]]
     default: float
 
+    @property
+    def at_default(self) -> FourAxes:
+        return dict(self.points)[self.default]
 
-def table(inputs: Mapping[str, FourAxes], curves: Sequence[Curve]) -> str:
-    """The inputs, then every curve's merges, its default strength with a star. 96 columns."""
-    lines = [HEAD, *(_row(name, axes) for name, axes in inputs.items())]
+
+def four_axes(inputs: Mapping[str, FourAxes], curves: Sequence[Curve]) -> str:
+    """One line for each input and each pairing at its default strength. At most 100 columns."""
+    named = [*inputs.items(), *((f"{curve.name} {curve.default:.2f}", curve.at_default) for curve in curves)]
+    lines = [FOUR_AXES]
+    for name, axes in named:
+        rates = (
+            axes.text_safety.keyword,
+            axes.multimodal_safety.keyword if axes.multimodal_safety else None,
+            axes.exaggerated_safety.refused,
+            axes.helpfulness.exact,
+        )
+        lines.append(f"  {name:<45}" + "".join(f"{_with_margin(rate):<13}" for rate in rates).rstrip())
+    return "\n".join(lines)
+
+
+def every_set(inputs: Mapping[str, FourAxes], curves: Sequence[Curve]) -> str:
+    """The eight sets one by one, for the inputs and every strength. At most 100 columns."""
+    lines = [EVERY_SET, *(_row(name, axes) for name, axes in inputs.items())]
     for curve in curves:
-        lines += ["", f"  {curve.name}"]
+        lines += ["", f"  {curve.name}, {curve.method}"]
         lines += [
             _row(f"  strength {strength:.2f}{' *' if strength == curve.default else ''}", axes)
             for strength, axes in curve.points
@@ -71,6 +97,19 @@ def _attack(attack: Attack | None) -> str:
 
 def _percent(rate: Rate | None) -> str:
     return f"{100 * rate.value:3.0f}" if rate else "  -"
+
+
+def _with_margin(rate: Rate | None) -> str:
+    return f"{_percent(rate)} ±{100 * rate.margin:.0f}" if rate else _percent(None)
+
+
+def document(counted: object) -> Any:
+    """FourAxes as plain data for JSON: axis -> set -> hits, n, rate and its 95 % interval."""
+    if isinstance(counted, Rate):
+        return {"hits": counted.hits, "n": counted.n, "rate": counted.value, "interval": counted.interval}
+    if is_dataclass(counted):
+        return {field.name: document(getattr(counted, field.name)) for field in fields(counted)}
+    return counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +192,7 @@ def _draw_curve(place: "Axes", panel: _Panel, curve: Curve, colour: str, marker:
     strengths = [strength for strength, _ in curve.points]
     edges = [INK if strength == curve.default else colour for strength in strengths]
     place.plot(xs, ys, color=colour, linewidth=2)
-    place.plot([], [], color=colour, linewidth=2, marker=marker, markersize=9, label=curve.name)
+    place.plot([], [], color=colour, linewidth=2, marker=marker, markersize=9, label=f"{curve.name}, {curve.method}")
     place.scatter(
         xs,
         ys,

@@ -4,11 +4,12 @@ Knows the command line's promise ("listening on HOST:PORT" once the server answe
 nothing of merging.
 """
 
+import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,24 +39,34 @@ class Server:
 
     def peak_memory(self) -> PeakMemory | None:
         """None where the system has no /proc."""
-        own = _status(self.pid, "VmHWM")
+        own = peak_memory(self.pid)
         if own is None:
             return None
-        workers = [_status(pid, "VmHWM") for pid in _children(self.pid)]
-        return PeakMemory(1024 * own, 1024 * max((size for size in workers if size is not None), default=0))
+        workers = [peak_memory(pid) for pid in _children(self.pid)]
+        return PeakMemory(own, max((size for size in workers if size is not None), default=0))
+
+
+def peak_memory(pid: int | None = None) -> int | None:
+    """A process's resident memory at its highest so far, in bytes; default: this process."""
+    size = _status(os.getpid() if pid is None else pid, "VmHWM")
+    return None if size is None else 1024 * size
 
 
 @contextmanager
-def running_server(models: dict[str, Path], data: Path, log: Path) -> Iterator[Server]:
-    """Start a server for the folders in `models` (name -> folder) and stop it at the end, come what may.
+def running_server(roots: Sequence[Path], data: Path, log: Path) -> Generator[Server]:
+    """Start a server for the models in the folders `roots` and stop it at the end, come what may.
 
     What the server prints goes to the file `log`. Raises ServerError when it does not come up.
     """
     command = [sys.executable, "-m", "safegraft", "serve", "--listen", "127.0.0.1:0", "--data", str(data)]
-    for name, folder in models.items():
-        command += ["--models", f"{folder}={name}"]
+    for root in roots:
+        command += ["--models", str(root)]
+    # What the user has set for their own server (a token, a database) is not for this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SAFEGRAFT_")}
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
         try:
             yield Server(_address(process, log), process.pid)
         finally:
@@ -89,7 +100,7 @@ def _children(parent: int) -> list[int]:
 
 
 def _status(pid: int, field: str) -> int | None:
-    """A number from /proc/PID/status (memory in KiB); None when there is no such process or field."""
+    """A number of /proc/PID/status, memory in KiB; None when there is no such process or field."""
     try:
         status = (PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
