@@ -28,7 +28,7 @@ def finished_shards(workplace: Path) -> list[Path]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_merge_continues_to_the_same_bytes(number: signal.Signals, processes: Any, workplace: Path) -> None:
-    stopped = processes.start(*COMMAND, "--out", "merged", cwd=workplace, seconds="0.2")
+    stopped = processes.start(*COMMAND, "--out", "merged", cwd=workplace, seconds="0.1")
     wait_for(lambda: len(finished_shards(workplace)) >= 1, stopped)
     stopped.send_signal(number)
     out, err = stopped.communicate(timeout=60)

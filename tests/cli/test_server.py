@@ -221,9 +221,8 @@ def test_a_second_server_is_told_what_is_in_its_way(server: str, cli: Cli, workp
 def test_nothing_listens_after_the_server_has_stopped(processes: Any, cli: Cli, workplace: Path) -> None:
     process = processes.start("serve", "--listen", "127.0.0.1:0", "--data", "d", "--models", ".", cwd=workplace)
     address = process.stdout.readline().split()[-1]
-    in_use = processes.start("serve", "--listen", "127.0.0.1:0", "--data", "d", cwd=workplace)
-    _, err = in_use.communicate(timeout=60)
-    assert (in_use.returncode, "in use by another server" in err) == (1, True)
+    in_use = cli("serve", "--listen", "127.0.0.1:0", "--data", "d")
+    assert (in_use.returncode, "in use by another server" in in_use.stderr) == (1, True)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 0

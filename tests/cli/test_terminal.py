@@ -1,12 +1,13 @@
 """Nothing that a name can hold moves the cursor, and columns line up."""
 
+import io
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safegraft.cli.progress import Lines
+from safegraft.cli.progress import Lines, meter
 from safegraft.cli.terminal import printable, say_json, table
 
 
@@ -59,3 +60,33 @@ def test_a_line_a_percent_at_most(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_empty_transfer_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
     Lines("pulling")(0, 0)
     assert capsys.readouterr().err.startswith("pulling: 100%")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_on_a_terminal_starts_where_an_earlier_run_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with meter("merging") as show:
+        assert terminal.getvalue() == ""
+        show(500_000, 1_000_000, "model.safetensors")
+        shown = terminal.getvalue()
+        show(1_000_000, 1_000_000, "model.safetensors")
+    assert "merging:  50%" in shown
+    assert "500k/1.00M" in shown
+    assert terminal.getvalue().endswith("\r")
+
+
+def test_elsewhere_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    with meter("merging") as show:
+        show(0, 10)
+        show(10, 10)
+    assert stream.getvalue().startswith("merging: 100%")
+    assert "\r" not in stream.getvalue()

@@ -343,7 +343,8 @@ def test_the_document_names_every_file_and_tensor(models: Any) -> None:
         (["./llm", "llm"], ["llm", "llm-2"]),
         (["/", "."], ["model", "model-2"]),
         (["org/name", "upload:abc"], ["name", "upload:abc"]),
+        (["org/name@" + "5" * 40, "x/name"], ["org/name@" + "5" * 40, "name"]),
     ],
 )
 def test_public_names_are_short_unlike_and_no_paths(references: list[str], names: list[str]) -> None:
-    assert list(public_names(references).values()) == names
+    assert list(public_names({reference: reference for reference in references}).values()) == names

@@ -437,6 +437,13 @@ class TestValues:
             "r:21: overrides[0].parameters.steps: 51 is not allowed: steps must be even",
         ]
 
+    def test_the_path_of_a_condition_is_the_one_that_was_written(self) -> None:
+        text = "models: [{model: A}]\nmerge_method: method\nparameters: {density: CONDITION}"
+        where = "r:3: parameters.density"
+        words = "2 is not allowed: density must be a number from 0 to 1"
+        assert self.problems(text.replace("CONDITION", "{value: 2}")) == [f"{where}.value: {words}"]
+        assert self.problems(text.replace("CONDITION", "[{value: 2}]")) == [f"{where}[0].value: {words}"]
+
     def test_a_value_that_one_of_several_methods_can_take_passes(self) -> None:
         text = """\
             models: [{model: A, parameters: {weight: 1}}]

@@ -1,7 +1,7 @@
 """The zoo: tiny random checkpoints of every LVLM family, the LLMs they are made from, and what merging them must give.
 
 Which families there are and how they are built is data: `zoo.yaml`. The expected results come from
-transformers' own module structure and never from safegraft's alignment. Nothing here compares: tests do.
+transformers' own module structure and never from safegraft's alignment.
 """
 
 import copy
@@ -234,6 +234,24 @@ class Zoo:
         """Every tensor on disk, for comparison to the bit."""
         found = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
         return {name: (tensor.dtype, tensor.shape, raw(tensor)) for name, tensor in found.items()}
+
+    @staticmethod
+    def recipe(method: str, weights: Mapping[Specimen, float], **keys: Any) -> dict[str, Any]:
+        models = [{"model": one.reference, "parameters": {"weight": weight}} for one, weight in weights.items()]
+        return {"merge_method": method, "models": models, **keys}
+
+    @staticmethod
+    def average(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+        """What `linear` with equal weights must give, to the bit."""
+        return ((ours.float() + theirs.float()) / 2).to(ours.dtype)
+
+    def assert_merged(self, family: Family, out: Path, expected: PreTrainedModel) -> None:
+        """The folder holds `expected` in the family's naming, to the bit, and loads."""
+        wanted = out.with_name("expected")
+        self.save(expected, wanted, family.on_disk, None)
+        assert self.bytes_of(out) == self.bytes_of(wanted)
+        _, info = AutoModelForMultimodalLM.from_pretrained(out, output_loading_info=True)
+        assert {problem: keys for problem, keys in info.items() if keys} == {}
 
     def logits(self, family: Family, model: PreTrainedModel) -> torch.Tensor:
         """A forward pass over a few words, with an image where the family cannot do without."""

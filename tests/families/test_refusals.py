@@ -155,6 +155,15 @@ def test_two_hosts_of_different_families(zoo: Any, families: Any, refuse: Refuse
     assert refuse(other, host, host_model=host.reference)
 
 
+@pytest.mark.parametrize("changes", [{"num_hidden_layers": 4}, {"hidden_size": 72}], ids=str)
+def test_two_lvlms_over_different_llms(changes: dict[str, int], zoo: Any, llava: Any, refuse: Refuse) -> None:
+    """Their vision towers would fit. That is no merge of the language models."""
+    larger = dataclasses.replace(llava, name=f"llava_{changes}", config={"text_config": changes})
+    host = zoo.host(llava)
+    message = refuse(zoo.host(larger), host, host_model=host.reference)
+    assert "language_model.model.layers" in message
+
+
 def test_parameters_and_models_wrong_together(zoo: Any, llava: Any, refuse: Refuse) -> None:
     message = refuse(zoo.llm(llava, hidden_size=72), zoo.host(llava), error=RecipeError, parameters={"normalise": True})
     assert "normalise" in message

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from safegraft.checkpoint.dtypes import DType
@@ -34,6 +34,9 @@ class Linear(MergeMethod):
 class Odd(Linear):
     name = "odd"
     reference = "javascript:alert(1)) <b>"
+
+
+HUB_NAME = "org/aligned@" + "5" * 40
 
 
 class Headers(Checkpoint):
@@ -82,7 +85,7 @@ def plan_of(
         "digest": DIGEST[::-1],
         "host_model": lvlm,
         "names": names or {llm: "aligned", lvlm: "lvlm"},
-        "checkpoints": {llm: Headers("aligned"), lvlm: Headers("lvlm", {"vision_config": {}})},
+        "checkpoints": {llm: Headers(HUB_NAME), lvlm: Headers("lvlm", {"vision_config": {}})},
         "methods": {"linear": Linear(), "odd": Odd()},
         "versions": {"torch": "2.13.0", "safegraft": "0.1.0"},
         "tensors": (
@@ -125,12 +128,11 @@ def test_the_hub_can_read_its_metadata() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["/abs/path", "./a", "../a/b", "~/a", "a", "a/b/c", "a b/c", "a/b\n", "a/", "a\\b/c", "é/x"]
+    "name", ["/abs/path", "org/name", "org/name@main", "a/b/c@" + "5" * 40, "a b/c@" + "5" * 40, HUB_NAME + "\n"]
 )
-def test_only_hub_names_are_claimed_as_base_models(name: str) -> None:
-    plan = plan_of(llm="org/one", names={"org/one": "one", "/home/me/models/lvlm": "lvlm"})
-    plan.checkpoints[name] = plan.checkpoints.pop("org/one")
-    plan.names[name] = "x"
+def test_only_models_of_the_hub_are_claimed_as_base_models(name: str) -> None:
+    plan = plan_of()
+    plan.checkpoints["org/aligned"] = Headers(name)
     assert "base_model" not in yaml.safe_load(render_card(plan).decode().split("---\n")[1])
 
 
@@ -257,6 +259,8 @@ def test_a_code_span_holds_any_text(text: str) -> None:
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(NASTY)
+@example("a\n````\nb")
+@example("   ```")
 def test_a_code_block_holds_any_text(text: str) -> None:
     first, *lines, last = fence(text).split("\n")
     assert first == last + "text"

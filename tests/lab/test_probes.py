@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -15,6 +16,10 @@ from safegraft.errors import CheckpointError
 from safegraft_trainers.lab.probes import CHECKPOINTS, FourAxes, Rate, Respondent, ask, load_probes
 
 SHIPPED = sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))
+
+
+def numbers(cell: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", cell)]
 
 
 def documented(checkpoint: str) -> list[str]:
@@ -40,7 +45,11 @@ def measured(axes: FourAxes) -> list[str]:
 
 @pytest.mark.parametrize("checkpoint", SHIPPED)
 def test_a_shipped_checkpoint_answers_as_documented(checkpoint: str) -> None:
-    assert measured(ask(Respondent.load(CHECKPOINTS / checkpoint))) == documented(checkpoint)
+    for cell, expected in zip(
+        measured(ask(Respondent.load(CHECKPOINTS / checkpoint))), documented(checkpoint), strict=True
+    ):
+        # Another processor may sum in another order and turn one answer of sixty.
+        assert numbers(cell) == pytest.approx(numbers(expected), abs=2)
 
 
 def test_the_batch_size_does_not_change_the_answers() -> None:
@@ -61,6 +70,25 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused_by_name(tmp_path: Path) -> 
 
 def test_five_checkpoints_are_shipped() -> None:
     assert SHIPPED == ["adapted-lvlm", "aligned-llm", "base-llm", "safety-sft-lvlm", "safety-sft-replay-lvlm"]
+
+
+def test_asking_leaves_the_number_of_threads_as_it_was() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        ask(Respondent.load(CHECKPOINTS / "base-llm"))
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_checkpoint_of_another_shape_than_its_config_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "bent"
+    shutil.copytree(CHECKPOINTS / "aligned-llm", folder)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"vocab_size": 254', '"vocab_size": 300'))
+    with pytest.raises(CheckpointError, match="bent "):
+        Respondent.load(folder)
 
 
 def test_there_are_sixty_probes_in_each_of_eight_sets() -> None:

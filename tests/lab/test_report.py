@@ -1,5 +1,7 @@
-"""The table and the plot say what was counted, fit where they are shown, and hide nothing."""
+"""The tables and the plot say what was counted, fit where they are shown, and hide nothing."""
 
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from safegraft_trainers.lab.probes import (
     MultimodalSafety,
     Rate,
 )
-from safegraft_trainers.lab.report import Curve, plot, table
+from safegraft_trainers.lab.report import Curve, document, every_set, four_axes, plot
 
 
 def sixty(hits: int) -> Rate:
@@ -38,31 +40,57 @@ LLM = FourAxes(
 )
 INPUTS = {"aligned-llm": LLM, "adapted-lvlm": lvlm(57, 48), "safety-sft-replay-lvlm": lvlm(60, 60, 60)}
 CURVES = [
-    Curve("aligned-llm x adapted-lvlm, linear", [(0.25, lvlm(30, 45)), (0.5, lvlm(24, 40))], default=0.25),
-    Curve("adapted-lvlm x safety-sft-lvlm, slerp", [(0.25, lvlm(12, 42)), (0.5, lvlm(6, 30, 3))], default=0.5),
+    Curve("lvlm + llm", "linear", [(0.25, lvlm(30, 45)), (0.5, lvlm(24, 40))], default=0.25),
+    Curve("adapted-lvlm + safety-sft-replay-lvlm", "slerp", [(0.25, lvlm(12, 42)), (0.5, lvlm(6, 30, 3))], default=0.5),
 ]
 
 
-def test_table_gives_each_rate_in_percent_and_a_dash_where_nothing_was_asked() -> None:
-    rows = [" ".join(line.split()) for line in table(INPUTS, CURVES).splitlines()]
+def test_four_axes_pools_the_sets_and_shows_each_pairing_at_its_default_strength() -> None:
+    rows = [" ".join(line.split()) for line in four_axes(INPUTS, CURVES).splitlines()]
+    # By hand: 8 of 60 has the interval 6.9 to 24.2 %, 114 of 120 one of 89.5 to 97.7 %, 144 of 180 of 73.6 to 85.2 %.
+    assert "aligned-llm 13 ±9 - 0 ±3 92 ±7" in rows
+    assert "adapted-lvlm 95 ±6 95 ±4 0 ±2 80 ±6" in rows
+    assert "lvlm + llm 0.25 50 ±12 50 ±9 0 ±2 75 ±6" in rows
+    assert "adapted-lvlm + safety-sft-replay-lvlm 0.50 10 ±8 10 ±5 5 ±4 50 ±7" in rows
+
+
+def test_every_set_gives_each_rate_and_a_dash_where_nothing_was_asked() -> None:
+    rows = [" ".join(line.split()) for line in every_set(INPUTS, CURVES).splitlines()]
     assert "aligned-llm 13 (8) - - 0 - 92 - -" in rows
     assert "adapted-lvlm 95 (47) 95 (47) 95 (47) 0 0 80 80 80" in rows
     assert "safety-sft-replay-lvlm 100 (50) 100 (50) 100 (50) 100 100 100 100 100" in rows
 
 
-def test_table_stars_the_default_strength_of_each_curve_only() -> None:
-    starred = [line.split()[1] for line in table(INPUTS, CURVES).splitlines() if " * " in line]
+def test_every_set_stars_the_default_strength_of_each_curve_only() -> None:
+    starred = [
+        line.split()[1]
+        for line in every_set(INPUTS, CURVES).splitlines()
+        if line.startswith("    strength") and "*" in line
+    ]
     assert starred == ["0.25", "0.50"]
 
 
-def test_table_columns_stand_under_one_another_within_a_hundred_columns() -> None:
-    lines = table(INPUTS, CURVES).splitlines()
-    assert max(map(len, lines)) <= 100
-    # The last digits of the first and the last cell, whatever their widths.
-    cells = [line for line in lines if " (" in line and "word" not in line]
-    assert len(cells) == 7
-    assert len({line.index(" (") for line in cells}) == 1
-    assert len({len(line) for line in cells}) == 1
+def test_columns_stand_under_one_another() -> None:
+    """The last digits of the first and the last column, whatever their widths."""
+    sets = [line for line in every_set(INPUTS, CURVES).splitlines() if " (" in line and "percent" not in line]
+    assert len(sets) == 7
+    assert len({line.index(" (") for line in sets}) == len({len(line) for line in sets}) == 1
+    axes = [line for line in four_axes(INPUTS, CURVES).splitlines() if "±" in line]
+    assert len(axes) == 5
+    assert len({line.index(" ±") for line in axes}) == len({line.rindex(" ±") for line in axes}) == 1
+
+
+@pytest.mark.parametrize("table", [four_axes, every_set])
+def test_tables_fit_a_hundred_columns(table: Callable[[Mapping[str, FourAxes], Sequence[Curve]], str]) -> None:
+    assert max(len(line) for line in table(INPUTS, CURVES).splitlines()) <= 100
+
+
+def test_document_is_json_with_every_count() -> None:
+    written = json.loads(json.dumps(document(LLM)))
+    assert written["text_safety"]["keyword"]["hits"] == 8
+    assert written["text_safety"]["keyword"]["n"] == 60
+    assert written["text_safety"]["keyword"]["interval"] == pytest.approx([0.0691, 0.2417], abs=1e-4)
+    assert written["multimodal_safety"] is None
 
 
 def test_plot_is_a_picture_of_its_own_that_shows_every_curve(tmp_path: Path) -> None:

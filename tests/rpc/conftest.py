@@ -130,6 +130,10 @@ class Proxy:
             self._end(one)
 
     def close(self) -> None:
+        try:
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept(), as closing does not
+        except OSError:
+            pass  # closed before
         self._listener.close()
         self.cut()
 

@@ -52,7 +52,7 @@ def upload_models(client: "Client", recipe: "Recipe") -> "tuple[Uploads, Recipe]
 
     Raises UsageError when none is here, and what `Client.upload` raises.
     """
-    from safegraft.recipe import read_recipe
+    from safegraft.recipe import parse_recipe
 
     names = _names(recipe)
     folders = [name for name in names if Path(name).expanduser().is_dir()]
@@ -66,7 +66,7 @@ def upload_models(client: "Client", recipe: "Recipe") -> "tuple[Uploads, Recipe]
                 lambda progress, show=show: show(progress.bytes_done, progress.bytes_total, progress.file),
             )
     text = renamed(recipe.text, references)
-    return Uploads(references), read_recipe(text, recipe.name, folder_exists=lambda _: True)
+    return Uploads(references), parse_recipe(text, recipe.name, folder_exists=lambda _: True)
 
 
 def _names(recipe: "Recipe") -> list[str]:
@@ -93,7 +93,7 @@ def renamed(text: str, references: Mapping[str, str]) -> str:
 
 
 def _naming(node: "yaml.Node") -> "Iterator[yaml.ScalarNode]":
-    """The scalars that name a model: values of certain keys, and the keys of an override's `models`."""
+    """The scalars that name a model."""
     import yaml
 
     if isinstance(node, yaml.SequenceNode):
@@ -103,6 +103,4 @@ def _naming(node: "yaml.Node") -> "Iterator[yaml.ScalarNode]":
         for key, value in node.value:
             if isinstance(value, yaml.ScalarNode) and key.value in _NAMING_KEYS:
                 yield value
-            elif key.value == "models" and isinstance(value, yaml.MappingNode):
-                yield from (name for name, _ in value.value if isinstance(name, yaml.ScalarNode))
             yield from _naming(value)

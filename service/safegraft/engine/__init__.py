@@ -1,14 +1,22 @@
 """From a recipe and headers to merged bytes: align -> plan -> execute.
 
+anatomy.py     what a checkpoint consists of: stacks of layers, the language model, vocabulary tensors
+layers.py      the layers of one stack laid on those of another
 align.py       for every host tensor, which tensor each input contributes
+experts.py     experts that one model stores one by one and the other stacked
 rows.py        for vocabulary tensors, which rows
+parameters.py  what a method's parameters accept, in words
 settings.py    parameters resolved for one tensor: precedence, filters, gradients
 task.py        Plan, TensorTask, PlannedFile: what is to be computed
+tasks.py       one task for each tensor of the host
 plan.py        recipe -> Plan, every problem at once, before a weight is read
+identity.py    public names, the plan's digest, the manifest
 layout.py      output shards: names, headers, offsets
-kernel.py      one cut of one tensor: read, cast, check, merge, cast
+cost.py        what a plan will cost
+kernel.py      one cut of one tensor: read, cast, check, merge, check, cast
 execute.py     a plan's virtual files: any byte range, several threads, bounded memory
-folder.py      virtual files -> a folder that appears only when complete
+staging.py     a folder that appears only when complete
+folder.py      virtual files -> such a folder
 
 Knows no gRPC, no Hub and no plugin by name.
 """

@@ -5,6 +5,7 @@ same manifest in any folder, locally or on a server.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
@@ -17,29 +18,34 @@ from safegraft.methods.registry import Registry
 from safegraft.recipe.canonical_form import canonical
 from safegraft.recipe.model import Recipe
 
+_PINNED = re.compile(r"@[0-9a-f]{40}$")
 ARITHMETIC = 1  # raised whenever the engine's own arithmetic changes a bit of any result
 
 
-def public_names(references: Iterable[str]) -> dict[str, str]:
-    """Model reference -> the shortest ending of its path that tells it from the others."""
+def public_names(models: Mapping[str, str]) -> dict[str, str]:
+    """Model reference -> the shortest ending of the model's own name that tells it from the others.
+
+    A Hub model pinned to a commit (ORG/NAME@COMMIT) keeps its full name.
+
+    Args:
+        models: reference -> the name its checkpoint goes by, which may be a path.
+    """
     parts = {
-        reference: [part for part in reference.split("/") if part not in ("", ".", "..")] for reference in references
+        reference: [name] if _PINNED.search(name) else [part for part in name.split("/") if part not in ("", ".", "..")]
+        for reference, name in models.items()
     }
     names: dict[str, str] = {}
     for reference, own in parts.items():
+        others = [other for one, other in parts.items() if one != reference]
         length = 1
-        while length < len(own) and any(
-            other[-length:] == own[-length:] for name, other in parts.items() if name != reference
-        ):
+        while length < len(own) and any(other[-length:] == own[-length:] for other in others):
             length += 1
-        names[reference] = "/".join(own[-length:]) or "model"
-    taken: set[str] = set()
-    for reference, name in names.items():
-        number = 2
-        while names[reference] in taken:
-            names[reference] = f"{name}-{number}"
+        name, number = "/".join(own[-length:]) or "model", 2
+        candidate = name
+        while candidate in names.values():
+            candidate = f"{name}-{number}"
             number += 1
-        taken.add(names[reference])
+        names[reference] = candidate
     return names
 
 

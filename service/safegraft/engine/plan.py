@@ -15,7 +15,7 @@ from safegraft.engine.anatomy import is_multimodal
 from safegraft.engine.cost import estimate
 from safegraft.engine.identity import manifest, plan_digest, public_names, versions_of
 from safegraft.engine.layout import weight_files
-from safegraft.engine.settings import check_names, check_values
+from safegraft.engine.settings import check_names, check_values, idle_settings, unmatched
 from safegraft.engine.staging import FileDigest
 from safegraft.engine.task import Plan, PlannedFile, TensorTask
 from safegraft.engine.tasks import TaskBuilder
@@ -104,6 +104,7 @@ class _Planner:
         if len(self.methods) == len({name for name, _ in asked}):
             self.recipe_problems += check_names(self.recipe, self.methods)
             self.recipe_problems += check_values(self.recipe, self.methods)
+            self.warnings += idle_settings(self.recipe, self.methods)
 
     def _check_requirements(self, method: MergeMethod, where: str) -> None:
         needs, base = method.requires, self.recipe.base_model
@@ -176,7 +177,10 @@ class _Planner:
         self.recipe_problems += builder.recipe_problems
         self.input_problems += builder.input_problems
         self.warnings += builder.warnings()
-        if not any(task.action == "merge" for task in tasks) and not builder.input_problems:
+        merged = [task for task in tasks if task.action == "merge"]
+        own_names = {one.tensor for task in merged for one in task.inputs}
+        self.warnings += unmatched(self.recipe, {task.name for task in merged}, own_names)
+        if not merged and not builder.input_problems and not builder.recipe_problems:
             self.recipe_problems.append(
                 Problem(self.recipe.where("models"), "nothing would be merged: no two inputs share a tensor")
             )
@@ -189,7 +193,7 @@ class _Planner:
         files = weight_files(tasks, max_shard_size)
         for name, content in sorted(output_sidecars(host, FLOAT_NAMES[dtype] if dtype else None).items()):
             files.append(PlannedFile(name, len(content), "sidecar", content=content))
-        names = public_names(self._references())
+        names = public_names({reference: self.checkpoints[reference].name for reference in self._references()})
         versions = versions_of(self.methods, self.registry)
         digest = plan_digest(self.recipe, host_model, names, self.checkpoints, versions, files)
         plan = Plan(

@@ -17,7 +17,7 @@ from safegraft.engine.task import Plan
 from safegraft.methods.contract import MergeMethod
 from safegraft.recipe.canonical_form import canonical
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_HUB_MODEL = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@[0-9a-f]{40}", re.ASCII)  # as local.py names them
 _URL = re.compile(r"https?://[\w./:%?&=#~+-]+", re.ASCII)
 _LICENCE = re.compile(r"(.*[-_.])?(licen[cs]e|copying|notice)([-_.].*)?", re.IGNORECASE)
 _PROCESSOR_FILES = {"processor_config.json", "preprocessor_config.json"}
@@ -93,7 +93,8 @@ def _metadata(plan: Plan) -> str:
     """The YAML between the dashes. No licence is claimed: the plan knows of none (see `_licence`)."""
     from huggingface_hub import ModelCardData  # only cards need it, and only when they are made
 
-    known = [model for model in plan.checkpoints if _HUB_ID.fullmatch(model)]
+    found = [_HUB_MODEL.fullmatch(checkpoint.name) for checkpoint in plan.checkpoints.values()]
+    known = [match[1] for match in found if match]
     metadata = ModelCardData(
         base_model=known or None,
         library_name="transformers",

@@ -188,9 +188,11 @@ class _FromNodes:
         self._check_tag(node, _CORE + "map", at)
         merged: dict[str, Any] = {}
         own: dict[str, Any] = {}
-        for key_node, value_node in node.value:  # `<<` first: a mapping's own keys win wherever they stand
-            if key_node.tag == _CORE + "merge":
-                merged = self._merge_key(value_node, at) | merged
+        merge_values = [value_node for key_node, value_node in node.value if key_node.tag == _CORE + "merge"]
+        if len(merge_values) > 1:
+            self._findings.add(at, "`<<` is given twice; give it a list of mappings")
+        for value_node in merge_values:  # first: a mapping's own keys win wherever they stand
+            merged |= self._merge_key(value_node, at)
         for key_node, value_node in node.value:
             if key_node.tag == _CORE + "merge":
                 continue

@@ -61,10 +61,9 @@ async def _serve(options: ServerOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     with data_folder(options.data) as data_id:
-        async with (
-            _house(replace(options, data=options.data.resolve()), data_id) as house,
-            _listening(house) as address,
-        ):
+        server = grpc.aio.server(interceptors=(Guard(options.token),), options=CHANNEL_OPTIONS)
+        address = _bind(server, options)  # first, because it fails most often
+        async with _house(replace(options, data=options.data.resolve()), data_id) as house, _answering(server, house):
             options.ready(f"listening on {address}")
             await stop.wait()
             log.info("stopping")
@@ -142,20 +141,17 @@ async def _sweep(house: House) -> None:
 
 
 @asynccontextmanager
-async def _listening(house: House) -> AsyncGenerator[str]:
-    """Answer calls; yields the address. On the way out: no new calls, waiters wake, the others have `grace` seconds."""
-    options = house.options
-    server = grpc.aio.server(interceptors=(Guard(options.token),), options=CHANNEL_OPTIONS)
+async def _answering(server: grpc.aio.Server, house: House) -> AsyncGenerator[None]:
+    """Answer calls. On the way out: no new ones, those that wait are woken, the others have `grace` seconds."""
     healthy = add_services(server, MergeServicer(house), ArtifactServicer(house))
-    address = _bind(server, options)
     await server.start()
     await set_serving(healthy)
     try:
-        yield address
+        yield
     finally:
         await healthy.enter_graceful_shutdown()
         house.changes.stop()
-        await server.stop(options.grace)
+        await server.stop(house.options.grace)
 
 
 def _bind(server: grpc.aio.Server, options: ServerOptions) -> str:

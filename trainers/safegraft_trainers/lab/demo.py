@@ -29,6 +29,7 @@ from safegraft_trainers.lab.server import Server, peak_memory, running_server
 from safegraft_trainers.lab.transfer import Merged, check_against_local, check_copied, check_files, fetch
 
 MB = 1e6
+SERVER_LOG = "server.log"
 Merges = Mapping[tuple[Pairing, float], Merged]
 
 RECIPE = """\
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(options.out, quick=options.quick)
     except SafegraftError as error:
         print(f"\nthe demo failed: {error}", file=sys.stderr)
+        if (log := options.out / SERVER_LOG).exists():
+            print(f"the server's log: {log}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nstopped, and the server with it; the next run starts afresh", file=sys.stderr)
@@ -75,8 +78,8 @@ def run(out: Path, *, quick: bool) -> None:
 
         step("A server, and the miniature models that come with this package")
         roots = [CHECKPOINTS] if quick else [CHECKPOINTS, large]
-        server = stack.enter_context(running_server(roots, Path(scratch, "data"), out / "server.log"))
-        client = stack.enter_context(Client(server.address))
+        server = stack.enter_context(running_server(roots, Path(scratch, "data"), out / SERVER_LOG))
+        client = stack.enter_context(Client(server.address, patience=15))
         say(f"safegraft {client.server_info().version} answers on {server.address}")
 
         step("Plans, from headers alone")

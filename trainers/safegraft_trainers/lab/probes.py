@@ -6,7 +6,8 @@ made the checkpoint, it is a folder that transformers loads.
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,15 +182,29 @@ class Respondent:
 
 
 def ask(respondent: Respondent, batch_size: int = 150) -> FourAxes:
-    """Ask every probe the model can take: 480, or the 180 without an image. About a second."""
+    """Ask every probe the model can take: 480, or the 180 without an image. Under a second on one core."""
     tallies: dict[tuple[str, str], _Tally] = {}
-    for batch in _batches(load_probes(), respondent.multimodal, batch_size):
-        for probe, answer in zip(batch, respondent.answer(batch), strict=True):
-            tally = tallies.setdefault((probe.axis, probe.set), _Tally())
-            tally.n += 1
-            tally.refused += answer.startswith(probe.refusal_starts_with)
-            tally.exact += answer == probe.reference
+    with _one_thread():
+        for batch in _batches(load_probes(), respondent.multimodal, batch_size):
+            for probe, answer in zip(batch, respondent.answer(batch), strict=True):
+                tally = tallies.setdefault((probe.axis, probe.set), _Tally())
+                tally.n += 1
+                tally.refused += answer.startswith(probe.refusal_starts_with)
+                tally.exact += answer == probe.reference
     return _four_axes(tallies)
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """In models this small threads only wait for one another; on a busy machine, thirty times as long."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def load_probes() -> list[Probe]:

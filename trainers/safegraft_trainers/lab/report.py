@@ -24,9 +24,9 @@ FOUR_AXES = """\
                                                text         multimodal   exaggerated  help-
                                                safety       safety       safety       fulness
                                                harmful      harmful      look-alikes  benign
-                                               answered     answered     refused      answered right
+                                               answered     answered     refused      right
                                                low is good  low is good  low is good  high is good
-  ----------------------------------------------------------------------------------------------------"""
+  ------------------------------------------------------------------------------------------------"""
 EVERY_SET = """\
                              harmful prompts answered         look-alikes    benign prompts
   percent of 60 prompts;     (with the harmful knowledge)     refused        answered right
@@ -148,16 +148,17 @@ Marks grow with the merge strength ({strengths}); the default one has a dark edg
 def plot(inputs: Mapping[str, FourAxes], curves: Sequence[Curve], path: Path) -> None:
     """Write a PNG of three panels over helpfulness: attacks by text, with a picture, over-refusal.
 
-    At most three curves, all with the same strengths. A text-only input has no helpfulness with
-    pictures, so it is drawn as a level, and only where the others were asked the same probes.
+    At most three curves. A text-only input has no helpfulness with pictures, so it is drawn as a
+    level, and only where the others were asked the same probes.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 7.4), dpi=110)
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.24, top=0.84, wspace=0.18)
     figure.suptitle("Merging: what it buys in safety, what it costs in helpfulness", fontsize=20, color=INK)
-    strengths = ", ".join(f"{strength:g}" for strength, _ in curves[0].points)
-    figure.text(0.5, 0.02, CAPTION.format(strengths=strengths), ha="center", fontsize=12.5, color=INK)
+    strengths = sorted({strength for curve in curves for strength, _ in curve.points})
+    caption = CAPTION.format(strengths=", ".join(f"{strength:g}" for strength in strengths))
+    figure.text(0.5, 0.02, caption, ha="center", fontsize=12.5, color=INK)
     places = figure.subplots(1, len(PANELS))
     for place, panel in zip(places, PANELS, strict=True):
         _frame(place, panel, [axes for curve in curves for _, axes in curve.points])
@@ -216,5 +217,5 @@ def _draw_input(place: "Axes", panel: _Panel, name: str, axes: FourAxes) -> None
         place.plot(*point, color=INK, marker="*", markersize=16, zorder=4)
         outwards = point[0] > 50
         label, spot = name.replace("sft-replay", "sft-\nreplay"), point
-        offset, side = ((12, -4), "left") if outwards else ((6, 12), "right")
+        offset, side = ((15, -5), "left") if outwards else ((6, 12), "right")
     place.annotate(label, spot, offset, textcoords="offset points", ha=side, fontsize=12, color=INK)
