@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist worksteal -q
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check format protos lock clean
+.PHONY: help demo test test-slow check check-code check-types check-protos check-imports check-dockerfile format protos lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -41,16 +41,27 @@ test: $(READY)  ## Run the tests, the slow ones left out
 test-slow: $(READY)  ## Run the slow tests only
 	$(PYTEST) -m slow
 
-check: $(READY) $(PROTOC_READY)  ## Formatting, lint, types, generated code, API style, import rules, Dockerfile
+# Parts of their own, so that `make -k check` shows everything that is wrong.
+check: check-code check-types check-protos check-imports check-dockerfile  ## Formatting, lint, types, generated code, API style, import rules, Dockerfile
+
+check-code: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+
+check-types: $(READY)
 	$(BIN)/pyright
+
+check-protos: $(READY) $(PROTOC_READY)
+	$(BIN)/buf lint protos
 	rm -rf $(GENERATED) && mkdir -p $(GENERATED)
 	$(GENERATE) "$(CURDIR)/$(GENERATED)"
 	@diff -r -x __init__.py -x __pycache__ $(GENERATED)/safegraft/v1 service/safegraft/v1 || \
 		{ echo "service/safegraft/v1 is not what protos/ says: run 'make protos'"; exit 1; }
-	$(BIN)/buf lint protos
+
+check-imports: $(READY)
 	$(BIN)/lint-imports --no-logo
+
+check-dockerfile: $(READY)
 	$(BIN)/hadolint Dockerfile
 
 format: $(READY)  ## Format the code and mend what the linter can mend
@@ -69,5 +80,5 @@ lock:  ## Take the newest releases that pyproject.toml allows into constraints.t
 	mv build/constraints.txt constraints.txt
 
 clean:  ## Remove everything that make has built
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find service plugins trainers tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -42,6 +42,25 @@ class Sample:
             check=check,
         )
 
+    def changed(self, folder: Path, old: str, new: str) -> "Sample":
+        """A copy whose module has another text in one place."""
+        shutil.copytree(self.installed, folder)
+        module = folder / "safegraft_norm_mean.py"
+        assert module.read_text().count(old) == 1
+        module.write_text(module.read_text().replace(old, new))
+        return Sample(self.source, folder)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start Python likewise, with both streams in one pipe."""
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=self.installed,
+            env={**os.environ, "PYTHONPATH": str(self.installed)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
     def safegraft(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return self.python("-m", "safegraft", *arguments, **options)
 
@@ -68,7 +87,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def recipe(tmp_path: Path, models: tuple[Path, Path]) -> Path:
     written = tmp_path / "recipe.yml"
-    entries = [{"model": str(model), "parameters": {"weight": weight}} for model, weight in zip(models, (3, 1))]
+    one, two = models
+    entries = [
+        {"model": str(one), "parameters": {"weight": 3}},
+        {"model": str(two), "parameters": {"weight": 1}},
+    ]
     written.write_text(
         yaml.safe_dump({"merge_method": "norm_mean", "models": entries, "parameters": {"stretch": [0, 1]}})
     )
@@ -119,6 +142,25 @@ def check_result(out: Path, models: tuple[Path, Path]) -> None:
     assert "safegraft-norm-mean" in json.loads((out / "safegraft.json").read_text())["versions"]
 
 
+@pytest.mark.slow
+def test_a_running_server_merges_with_it(
+    sample: Sample, recipe: Path, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root = models[0].parent
+    recipe.write_text(recipe.read_text().replace(str(root), "models"))
+    command = ["serve", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "data"), "--models", f"{root}=models"]
+    with sample.start("-m", "safegraft", *command) as server:
+        assert server.stdout is not None
+        try:
+            (address,) = re.findall(r"127\.0\.0\.1:\d+", server.stdout.readline())
+            sample.safegraft("merge", str(recipe), "--server", address, "--out", str(tmp_path / "out"))
+        finally:
+            server.terminate()
+            rest, _ = server.communicate(timeout=60)
+    assert server.returncode == 0, rest
+    check_result(tmp_path / "out", models)
+
+
 def test_a_wrong_parameter_is_found_when_planning(sample: Sample, recipe: Path) -> None:
     recipe.write_text(recipe.read_text().replace("- 1\n", "- 1.5\n"))
     run = sample.safegraft("plan", str(recipe), check=False)
@@ -127,15 +169,23 @@ def test_a_wrong_parameter_is_found_when_planning(sample: Sample, recipe: Path) 
 
 
 def test_broken_it_is_reported_and_strict_mode_fails(sample: Sample, tmp_path: Path) -> None:
-    shutil.copytree(sample.installed, tmp_path / "broken")
-    broken = Sample(sample.source, tmp_path / "broken")
-    module = broken.installed / "safegraft_norm_mean.py"
-    module.write_text(module.read_text().replace("    summary =", "    remark ="))
+    broken = sample.changed(tmp_path / "broken", "    summary =", "    remark =")
     (printed,) = re.findall(r"^    (norm_mean +safegraft-norm-mean .*)$", DOCUMENT, re.MULTILINE)
     assert printed.split() in [line.split() for line in broken.safegraft("plugins").stdout.splitlines()]
     strict = broken.safegraft("methods", check=False, SAFEGRAFT_STRICT_PLUGINS="1")
     assert strict.returncode == 1
     assert "plugin norm_mean: NormMean lacks summary" in strict.stderr
+
+
+@pytest.mark.parametrize(
+    "line", ["return mean(inputs).mul_(context.state)", "mean_square = square_of_mean = 0.0"], ids=["merge", "prepare"]
+)
+def test_an_exception_names_the_method_and_the_tensor(sample: Sample, recipe: Path, tmp_path: Path, line: str) -> None:
+    failing = sample.changed(tmp_path / "failing", line, "raise ArithmeticError('not today')")
+    run = failing.safegraft("merge", str(recipe), "--out", str(tmp_path / "out"), check=False)
+    assert run.returncode == 1
+    assert re.search(r"method norm_mean failed on \S+\.weight: ArithmeticError: not today", run.stderr)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_kits_message_is_the_one_in_the_document(sample: Sample) -> None:

@@ -146,7 +146,7 @@ def test_the_language_part_is_what_merging_two_llms_gives(
 
 def linear_of_three(zoo: Any, family: Any, host: Any, other: Any, llm: Any) -> Any:
     """(llm + 2 other + 4 host) / 7 where all three have it, (2 other + 4 host) / 6 elsewhere."""
-    expected = zoo.mixed(host, other, keep)
+    expected = zoo.mixed(host, other, lambda ours, _: ours)
     state, ours, theirs = expected.state_dict(), host.model.state_dict(), other.model.state_dict()
     shared = zoo.counterparts(family, host, llm)
     for key, result in state.items():

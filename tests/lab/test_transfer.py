@@ -76,11 +76,13 @@ def test_a_changed_tensor_that_should_be_the_hosts_is_noticed_by_name(merged: Me
         check_copied(merged, {changed, kept}, CHECKPOINTS / HOST)
 
 
+@pytest.mark.slow
 def test_other_bytes_than_a_local_merge_gives_are_noticed_by_file(merged: Merged) -> None:
     with pytest.raises(DataCorruptedError, match=r"other bytes for .*model\.safetensors"):
         check_against_local(merged, PAIRINGS[0].recipe(0.5))
 
 
+@pytest.mark.slow
 def test_a_local_merge_that_fails_says_why(merged: Merged) -> None:
     with pytest.raises(SafegraftError, match="no-such-method"):
         check_against_local(merged, PAIRINGS[0].recipe(0.5) | {"merge_method": "no-such-method"})

@@ -1,5 +1,6 @@
 """Real servers on loopback with tiny models, a method that can be held up, and a proxy that breaks connections."""
 
+import contextlib
 import json
 import os
 import re
@@ -93,11 +94,14 @@ class ServerProcess:
         self.failed = found is None
         self.target = found[1] if found else ""
 
-    def workers(self) -> list[int]:
-        """Pids of the worker processes that have torch in memory, and so may be merging."""
+    def children(self) -> set[int]:
+        """Pids of the processes that the server has started."""
         tasks = Path(f"/proc/{self.process.pid}/task")
-        children = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-        return [pid for pid in children if "libtorch" in Path(f"/proc/{pid}/maps").read_text()]
+        return {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
+
+    def workers(self) -> set[int]:
+        """Those of them that have torch in memory, and so may be merging."""
+        return {pid for pid in self.children() if "libtorch" in Path(f"/proc/{pid}/maps").read_text()}
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
@@ -130,10 +134,8 @@ class Proxy:
             self._end(one)
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # closed before
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept(), as closing does not
-        except OSError:
-            pass  # closed before
         self._listener.close()
         self.cut()
 
@@ -167,10 +169,8 @@ class Proxy:
 
     def _end(self, one: socket.socket) -> None:
         self._open.discard(one)
-        try:
+        with contextlib.suppress(OSError):  # it has ended already
             one.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has ended already
         one.close()
 
 

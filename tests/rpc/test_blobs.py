@@ -108,7 +108,9 @@ def test_digests_are_hex(sha256: str):
 
 
 def manifest(files: dict[str, Blob]) -> bytes:
-    return json.dumps({"files": {name: {"sha256": one.sha256, "size": one.size} for name, one in files.items()}}).encode()
+    return json.dumps(
+        {"files": {name: {"sha256": one.sha256, "size": one.size} for name, one in files.items()}}
+    ).encode()
 
 
 def test_an_uploaded_checkpoint_opens_with_its_digests(root: Path, store: BlobStore, put: Callable[[bytes], Blob]):

@@ -64,7 +64,12 @@ def test_final_states_lead_nowhere():
 
 def test_every_change_raises_the_revision(store: JobStore, job: MakeJob):
     store.insert(job())
-    changes = [{"state": JobState.RUNNING}, {"progress": JobProgress(1, 1, "a")}, {"deaths": 1}, {"digests": {"a": "1"}}]
+    changes = [
+        {"state": JobState.RUNNING},
+        {"progress": JobProgress(1, 1, "a")},
+        {"deaths": 1},
+        {"digests": {"a": "1"}},
+    ]
     assert [store.update("a", **change).revision for change in changes] == [2, 3, 4, 5]
 
 

@@ -60,9 +60,14 @@ def test_every_message_is_documented():
 def test_the_limits_in_the_prose_are_the_real_ones():
     flat = {name: re.sub(r"\s*//\s?", " ", text) for name, text in TEXTS.items()}
     artifact, merge, resource = flat["artifact_service.proto"], flat["merge_service.proto"], flat["merge.proto"]
-    assert MAX_BLOBS == 10_000 and artifact.count("10,000") == 2
-    assert MAX_WRITE_BYTES == 2 << 20 and "At most 2 MiB" in artifact
-    assert MAX_REQUEST_ID == 128 and "up to 128 printable ASCII" in merge
-    assert MAX_WARNINGS == 100 and "at most 100 entries" in resource
-    assert merges.HEARTBEAT_SECONDS == 10 and "every ten seconds" in merge
+    assert MAX_BLOBS == 10_000
+    assert artifact.count("10,000") == 2
+    assert MAX_WRITE_BYTES == 2 << 20
+    assert "At most 2 MiB" in artifact
+    assert MAX_REQUEST_ID == 128
+    assert "up to 128 printable ASCII" in merge
+    assert MAX_WARNINGS == 100
+    assert "at most 100 entries" in resource
+    assert merges.HEARTBEAT_SECONDS == 10
+    assert "every ten seconds" in merge
     assert reading.CHUNK_BYTES <= 512 * 1024

@@ -345,7 +345,10 @@ def test_bad_requests_name_their_field(channel: grpc.Channel, linear: Recipe):
         assert [one.field for one in detail.field_violations] == [field]
     status = refusal(stub.CreateMerge, merge_service_pb2.CreateMergeRequest(recipe="a" * (1 << 20) + "b"))
     assert "longer than" in status.message
-    for request in (merge_service_pb2.ListMergesRequest(page_size=-1), merge_service_pb2.ListMergesRequest(page_token="x")):
+    for request in (
+        merge_service_pb2.ListMergesRequest(page_size=-1),
+        merge_service_pb2.ListMergesRequest(page_token="x"),
+    ):
         assert refusal(stub.ListMerges, request).code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert refusal(stub.GetMerge, merge_service_pb2.GetMergeRequest(name="nonsense")).code == 3
 
@@ -430,7 +433,9 @@ def test_reflection_lists_and_describes_the_services(channel: grpc.Channel, vers
         assert found.file_descriptor_response.file_descriptor_proto, name
 
 
-def test_calls_beyond_the_limit_are_told_to_come_back(channel: grpc.Channel, client: Client, held: Recipe, tmp_path: Path):
+def test_calls_beyond_the_limit_are_told_to_come_back(
+    channel: grpc.Channel, client: Client, held: Recipe, tmp_path: Path
+):
     gate = tmp_path / "gate"
     gate.touch()
     merge = client.create(held(gate=gate))

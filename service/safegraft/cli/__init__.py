@@ -8,6 +8,8 @@ terminal.py   what is safe to print; tables
 progress.py   a bar on a terminal, a line now and then elsewhere
 interrupt.py  Ctrl-C and SIGTERM
 outcome.py    how a finished merge is shown
+remote.py     the way to a server
+upload.py     local models for a server's merge
 
 merge.py  plan.py  serve.py  pull.py  jobs.py (watch, ls, cancel, rm)  health.py
 catalog.py (methods, plugins)  doctor.py

@@ -21,13 +21,17 @@ def available(out: Path, name: str, size: int) -> int:
         return max((min(os.fstat(fd).st_size, size) for fd in stages), default=0)
 
 
-def read(out: Path, name: str, start: int, stop: int) -> bytes:
-    """What there is of bytes [start, stop) now; b"" when there is nothing yet."""
+def read(out: Path, name: str, start: int, stop: int, chunk: int) -> list[bytes]:
+    """What there is of bytes [start, stop) now, in chunks of at most `chunk` bytes; [] when there is nothing yet."""
     with _opened(out, name) as stages:
         for fd in stages:
-            if data := os.pread(fd, stop - start, start):
-                return data
-    return b""
+            chunks: list[bytes] = []
+            while start < stop and (data := os.pread(fd, min(chunk, stop - start), start)):
+                chunks.append(data)
+                start += len(data)
+            if chunks:
+                return chunks
+    return []
 
 
 def finished(out: Path) -> dict[str, str]:

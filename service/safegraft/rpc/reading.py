@@ -1,7 +1,7 @@
 """ReadFile: a range of a file's bytes, from disk while they are being written, or computed for the call."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from safegraft.errors import MergeCancelledError, NotFoundError, SafegraftError, ServerError
@@ -53,7 +53,7 @@ class FileReader:
         out = self._house.runner.files(job.id)
 
         def frames() -> list[pb.ReadFileResponse]:
-            return list(_frames(kept_files.read(out, file, start, min(stop, start + _BATCH_BYTES)), start))
+            return _frames(kept_files.read(out, file, start, min(stop, start + _BATCH_BYTES), CHUNK_BYTES), start)
 
         while start < stop:
             for frame in await self._when_there(job, frames):
@@ -93,7 +93,7 @@ class FileReader:
                 self._house.refuse_when_stopping()
                 answer = await worker.receive()
                 if isinstance(answer, Block):
-                    for frame in await asyncio.to_thread(list, _frames(answer.data, start)):
+                    for frame in await asyncio.to_thread(_frames, _cut(answer.data), start):
                         await self._send(frame)
                     start += len(answer.data)
                 elif isinstance(answer, ReadDone):
@@ -103,10 +103,17 @@ class FileReader:
         return (await asyncio.to_thread(self._house.store.update, job.id, digests=answer.digests)).digests
 
 
-def _frames(data: bytes, offset: int) -> Iterator[pb.ReadFileResponse]:
+def _frames(chunks: Iterable[bytes], offset: int) -> list[pb.ReadFileResponse]:
+    frames: list[pb.ReadFileResponse] = []
+    for chunk in chunks:
+        frames.append(pb.ReadFileResponse(offset=offset, data=chunk, crc32c=crc32c(chunk)))
+        offset += len(chunk)
+    return frames
+
+
+def _cut(data: bytes) -> Iterator[bytes]:
     for start in range(0, len(data), CHUNK_BYTES):
-        chunk = data[start : start + CHUNK_BYTES]
-        yield pb.ReadFileResponse(offset=offset + start, data=chunk, crc32c=crc32c(chunk))
+        yield data[start : start + CHUNK_BYTES]  # without a copy when it is all of it
 
 
 def _ending(job: Job) -> SafegraftError:

@@ -175,7 +175,7 @@ class Respondent:
             return_tensors="pt",
             return_token_type_ids=False,
         )
-        with torch.inference_mode():
+        with _one_thread(), torch.inference_mode():
             output = self._model.generate(**inputs, max_new_tokens=LONGEST_ANSWER, do_sample=False)
         answers = output[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in self._front.batch_decode(answers, skip_special_tokens=True)]
@@ -184,13 +184,12 @@ class Respondent:
 def ask(respondent: Respondent, batch_size: int = 150) -> FourAxes:
     """Ask every probe the model can take: 480, or the 180 without an image. Under a second on one core."""
     tallies: dict[tuple[str, str], _Tally] = {}
-    with _one_thread():
-        for batch in _batches(load_probes(), respondent.multimodal, batch_size):
-            for probe, answer in zip(batch, respondent.answer(batch), strict=True):
-                tally = tallies.setdefault((probe.axis, probe.set), _Tally())
-                tally.n += 1
-                tally.refused += answer.startswith(probe.refusal_starts_with)
-                tally.exact += answer == probe.reference
+    for batch in _batches(load_probes(), respondent.multimodal, batch_size):
+        for probe, answer in zip(batch, respondent.answer(batch), strict=True):
+            tally = tallies.setdefault((probe.axis, probe.set), _Tally())
+            tally.n += 1
+            tally.refused += answer.startswith(probe.refusal_starts_with)
+            tally.exact += answer == probe.reference
     return _four_axes(tallies)
 
 
