@@ -12,18 +12,23 @@ from safegraft_plugins.weights import check_sum
 if TYPE_CHECKING:
     import torch
 
+NO_EFFECT = "No effect: mergekit's recipes may have it."  # there, the sparsifying methods share these parameters
+
 
 class TaskArithmeticParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     scale: float = Field(1.0, alias="lambda", description="Factor on the summed task vectors.", allow_inf_nan=False)
     normalize: bool = Field(False, description="Divide the sum by the sum of the weights.")
+    rescale: bool = Field(False, description=NO_EFFECT, json_schema_extra={"no_effect": True})
+    int8_mask: bool = Field(False, description=NO_EFFECT, json_schema_extra={"no_effect": True})
 
 
 class TaskArithmeticInputParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weight: float = Field(description="Factor on the model's task vector.", allow_inf_nan=False)
+    density: float = Field(1.0, description=NO_EFFECT, ge=0, le=1, json_schema_extra={"no_effect": True})
 
 
 class TaskArithmetic(MergeMethod):

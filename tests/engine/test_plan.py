@@ -16,7 +16,8 @@ from safegraft.checkpoint.types import Checkpoint
 from safegraft.engine.identity import public_names
 from safegraft.engine.plan import make_plan
 from safegraft.engine.task import Plan, TensorTask
-from safegraft.errors import AlignmentError, CheckpointError, InputError, Problem, RecipeError, UsageError
+from safegraft.errors import AlignmentError, CheckpointError, InputError, PluginError, Problem, RecipeError, UsageError
+from safegraft.methods import Granularity, MergeMethod, Plugin, Registry, Requirements
 
 LLM_CONFIG = {"vocab_size": 6, "num_hidden_layers": 1}
 LVLM_CONFIG: dict[str, Any] = {"text_config": {**LLM_CONFIG, "vocab_size": 8}, "vision_config": {}}
@@ -348,3 +349,46 @@ def test_the_document_names_every_file_and_tensor(models: Any) -> None:
 )
 def test_public_names_are_short_unlike_and_no_paths(references: list[str], names: list[str]) -> None:
     assert list(public_names({reference: reference for reference in references}).values()) == names
+
+
+class Moody(MergeMethod):
+    """Its check raises, or gives no iterator at all."""
+
+    name = "moody"
+    summary = "Moody."
+    reference = "https://example.org"
+    requires = Requirements()
+    granularity = Granularity.ELEMENT
+
+    def check(self, inputs: Any, parameters: Any) -> Any:
+        raise ValueError("not today")
+
+    def merge(self, inputs: Any, base: Any, context: Any) -> Any:
+        raise AssertionError("never planned")
+
+
+class Silent(Moody):
+    name = "silent"
+
+    def check(self, inputs: Any, parameters: Any) -> Any:
+        return None
+
+
+@pytest.mark.parametrize("method", [Moody, Silent])
+def test_a_check_that_breaks_is_the_plugins_fault(zoo: Open, method: type[MergeMethod]) -> None:
+    mine = Registry.discover()
+    mine.add(method, Plugin(method.name, "tests", "tests", "1", (method.name,), None))
+    recipe = safegraft.Recipe.load({"models": [{"model": "llm"}, {"model": "lvlm"}], "merge_method": method.name})
+    with pytest.raises(PluginError, match=rf"method {method.name} failed in check\(\)"):
+        make_plan(recipe, zoo, mine)
+
+
+def test_parameters_without_effect_are_told(zoo: Open) -> None:
+    plan = make(zoo, ["llm"], "task_arithmetic", base_model="lvlm", parameters={"int8_mask": True, "density": 0.5})
+    told = [warning for warning in plan.warnings if "has no effect with task_arithmetic" in warning]
+    assert [warning.split(": ")[1] for warning in told] == ["parameters.int8_mask", "parameters.density"]
+
+
+def test_a_filter_that_fits_nothing_is_told(zoo: Open) -> None:
+    plan = make(zoo, ["llm", "lvlm"], overrides=[{"tensors": "*.nothing", "parameters": {"weight": 2}}])
+    assert any("'*.nothing' matches no tensor" in warning for warning in plan.warnings)

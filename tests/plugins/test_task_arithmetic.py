@@ -197,4 +197,5 @@ def test_parameters_are_known_and_finite(kind: Any, asked: dict[str, Any]) -> No
 
 
 def test_lambda_goes_by_its_recipe_name() -> None:
-    assert set(TaskArithmetic.Parameters.model_json_schema()["properties"]) == {"lambda", "normalize"}
+    names = set(TaskArithmetic.Parameters.model_json_schema()["properties"])
+    assert names == {"lambda", "normalize", "rescale", "int8_mask"}

@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from safegraft.errors import ConflictError, NotFoundError, ServerError, UsageError
-from safegraft.rpc.jobs import NEXT, Job, JobError, JobProgress, JobState, JobStore, PlanSummary, now
+from safegraft.rpc.job import NEXT, Job, JobError, JobProgress, JobState, PlanSummary, now
+from safegraft.rpc.jobs import JobStore
 
 PLAN = PlanSummary("d" * 64, "lvlm", (("a", 10), ("b", 20)), ("mind the gap",), 3, ("e" * 64,))
 MakeJob = Callable[..., Job]

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -450,7 +452,27 @@ def test_calls_beyond_the_limit_are_told_to_come_back(
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert client.get(merge.id), "other calls have room"
     finally:
-        gate.unlink()
         for call in waiting:
             call.cancel()
-        client.wait(merge.id)
+    until(lambda: not refused(stub, request))
+    gate.unlink()
+    client.wait(merge.id)
+
+
+def refused(stub: ArtifactServiceStub, request: artifact_service_pb2.ReadFileRequest) -> bool:
+    call = stub.ReadFile(request)
+    try:
+        next(call)
+    except grpc.RpcError:
+        return True
+    finally:
+        call.cancel()
+    return False
+
+
+def test_importing_the_service_is_cheap():
+    """Neither the server's own process nor a client has a use for torch."""
+    names = ("safegraft.rpc.client", "safegraft.rpc.server", "safegraft.rpc.worker")
+    code = f"import sys, {', '.join(names)}; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

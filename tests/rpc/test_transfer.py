@@ -1,7 +1,9 @@
 """Transfers over connections that break, stall and damage bytes; and transfers that are taken up by another process."""
 
+import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ def weights(server, finished: Merge) -> tuple[str, bytes]:
 @pytest.fixture
 def through(proxy) -> Iterator[Client]:
     """A client whose connections the test can break."""
-    with Client(proxy.target, patience=10.0) as client:
+    with Client(proxy.target, patience=5.0) as client:
         yield client
 
 
@@ -178,6 +180,28 @@ def test_a_merge_that_was_cancelled_is_made_anew(client: Client, held: Recipe, t
         client.merge(recipe, tmp_path / "out", cancel, max_shard_size=2000)
     gate.unlink()
     assert client.merge(recipe, tmp_path / "out", max_shard_size=2000).files
+
+
+def test_readers_that_vanish_free_their_workers(through: Client, proxy, client: Client, held: Recipe, tmp_path: Path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    merge = client.create(held(gate=gate), retention="none")
+    readers = [
+        threading.Thread(target=exhaust, args=(through, merge)) for _ in range(2)
+    ]  # as many as there are workers
+    for reader in readers:
+        reader.start()
+    time.sleep(0.5)
+    proxy.close()
+    gate.unlink()
+    assert b"".join(client.read(merge.id, merge.files[0].name))
+    for reader in readers:
+        reader.join()
+
+
+def exhaust(client: Client, merge: Merge) -> None:
+    with contextlib.suppress(ServerUnavailableError):
+        list(client.read(merge.id, merge.files[0].name))
 
 
 # -- uploads ----------------------------------------------------------------------------------------------

@@ -77,8 +77,8 @@ class ComposedCheckpoint(Checkpoint):
         self.config = stored.config
         self.sidecars = stored.sidecars
         self.tensors = {name: tensors[name] for name in sorted(tensors, key=natural_order)}
-        largest = max((block.nbytes for block in blocks if block.turned), default=KEPT_BYTES)
-        self._turned: Once[memoryview] = Once(max(LEAST_KEPT, KEPT_BYTES // largest))
+        largest = max((block.nbytes for block in blocks if block.turned), default=0)
+        self._turned: Once[memoryview] = Once(max(LEAST_KEPT, KEPT_BYTES // max(1, largest)))
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         composed = self._composed.get(tensor.name)
@@ -137,5 +137,5 @@ class ComposedCheckpoint(Checkpoint):
         return _bytes_of(result).toreadonly()
 
 
-def _bytes_of(array: "NDArray[np.generic]") -> memoryview:
-    return memoryview(array).cast("B")
+def _bytes_of(array: NDArray[np.generic]) -> memoryview:
+    return array.data.cast("B")

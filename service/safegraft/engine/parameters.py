@@ -28,6 +28,7 @@ class ParameterSet:
     """One pydantic class: `Parameters` or `InputParameters` of a method.
 
     names: as recipes write them (a field's alias, where it has one). required: those without a default.
+    without_effect: those whose JSON Schema says `no_effect: true`, which recipes written for other tools may hold.
     """
 
     def __init__(self, model: type[BaseModel]) -> None:
@@ -36,6 +37,9 @@ class ParameterSet:
         self._adapters: dict[str, TypeAdapter[Any]] = {}
         self.names = tuple(self._fields)
         self.required = frozenset(name for name, field in self._fields.items() if field.is_required())
+        self.without_effect = frozenset(
+            name for name, field in self._fields.items() if field.json_schema_extra == {"no_effect": True}
+        )
 
     def convert(self, name: str, value: Any) -> Any:
         """One point of a gradient as the parameter's own type; raises ValueError with what is wrong with it."""

@@ -13,6 +13,7 @@ from safegraft.checkpoint.weights import natural_order
 from safegraft.engine.align import Alignment, align
 from safegraft.engine.anatomy import is_multimodal
 from safegraft.engine.cost import estimate
+from safegraft.engine.experts import fuse_experts
 from safegraft.engine.identity import manifest, plan_digest, public_names, versions_of
 from safegraft.engine.layout import weight_files
 from safegraft.engine.settings import check_names, check_values, idle_settings, unmatched
@@ -161,11 +162,14 @@ class _Planner:
         for model, checkpoint in self.checkpoints.items():
             if model == host_model:
                 continue
+            experts = fuse_experts(host, checkpoint)
+            self.checkpoints[model] = experts.checkpoint
             alignments[model] = found = align(
-                host, checkpoint, maps.get(model, {}), keep_vocabulary=self.recipe.embeddings == "host"
+                host, experts.checkpoint, maps.get(model, {}), keep_vocabulary=self.recipe.embeddings == "host"
             )
-            self.input_problems += [Problem(model, problem) for problem in found.problems]
-            self.warnings += found.notes
+            problems = [*found.problems, *(experts.misfits if found.problems else ())]
+            self.input_problems += [Problem(model, problem) for problem in problems]
+            self.warnings += [*experts.notes, *found.notes]
         return alignments
 
     # -- tasks and files ------------------------------------------------------------------------

@@ -295,6 +295,9 @@ def idle_settings(recipe: Recipe, methods: Mapping[str, MergeMethod]) -> list[st
                     "it is shared by all models; move it to `parameters`" if shared else "the base has none of its own"
                 )
                 warnings.append(f"{where}: has no effect here: {why}")
+            elif (reading := territory.reading(name)) and all(name in one.without_effect for one in reading):
+                where = recipe.where(*territory.scope.at, name)
+                warnings.append(f"{where}: has no effect with {', '.join(one.name for one in territory.methods)}")
     return warnings
 
 

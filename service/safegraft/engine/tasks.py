@@ -13,7 +13,7 @@ from safegraft.engine.anatomy import depth_of, stacks_of, vocabulary_tensors
 from safegraft.engine.rows import RowLayout, RowMap, pair_by_position, pair_by_token
 from safegraft.engine.settings import resolve
 from safegraft.engine.task import Contribution, TensorTask
-from safegraft.errors import Problem, RecipeError
+from safegraft.errors import PluginError, Problem, RecipeError
 from safegraft.methods.contract import MergeMethod
 from safegraft.recipe.model import Override, Recipe
 
@@ -240,7 +240,11 @@ class TaskBuilder:
         if key in self._checked:
             return
         self._checked.add(key)
-        self._note_problems([Problem(self.recipe.where("models"), text) for text in method.check(inputs, parameters)])
+        try:
+            found = [str(text) for text in method.check(inputs, parameters)]
+        except Exception as error:  # a plugin may raise anything; it is named
+            raise PluginError(f"method {method.name} failed in check(): {type(error).__name__}: {error}") from error
+        self._note_problems([Problem(self.recipe.where("models"), text) for text in found])
 
     def _note_problems(self, problems: Sequence[Problem]) -> None:
         self.recipe_problems += [problem for problem in problems if problem not in self.recipe_problems]

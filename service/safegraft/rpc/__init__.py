@@ -4,7 +4,7 @@ Server, from the outside in
 server.py        its life: lock the data folder, answer calls, stop without losing work
 options.py       how it is told to run
 guard.py         around every call: token, limits, errors
-reflection.py    lets tools ask which services there are
+wiring.py        hangs the services into a gRPC server, with health and reflection
 merges.py        MergeService
 creation.py      CreateMerge: from a request to a stored merge
 artifacts.py     ArtifactService
@@ -14,6 +14,7 @@ convert.py       the server's data as messages of the API
 house.py         what the services share
 
 Behind the services
+job.py           a merge as the server remembers it
 jobs.py          merges as rows of a database
 runner.py        which merge is computed next, and what becomes of it
 pool.py          worker processes as the server sees them
@@ -31,4 +32,8 @@ checksum.py      CRC-32C
 
 Client
 client.py        Client: typed, blocking, resumes by itself
+resources.py     the API's resources as plain Python values
+connection.py    the channel: typed stubs, errors, retries
+download.py      files over connections that break; a whole merge into a folder
+upload.py        a local checkpoint to the server
 """

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from safegraft.rpc.jobs import Job, JobState
+from safegraft.rpc.job import Job, JobState
 from safegraft.rpc.methods import MethodCatalogue, MethodInfo
 from safegraft.rpc.status import restore, to_status
 from safegraft.v1 import merge_pb2, merge_service_pb2, plan_pb2

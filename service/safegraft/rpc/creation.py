@@ -12,7 +12,7 @@ from typing import Any
 from safegraft.errors import OutputError, Problem, UsageError
 from safegraft.rpc import requests
 from safegraft.rpc.house import House
-from safegraft.rpc.jobs import Job, JobProgress, JobState, PlanSummary, now
+from safegraft.rpc.job import Job, JobProgress, JobState, PlanSummary, now
 from safegraft.rpc.messages import Planned, PlanTask
 from safegraft.rpc.options import cores
 from safegraft.v1 import merge_service_pb2 as pb
@@ -86,7 +86,11 @@ def free_bytes(data: Path) -> int:
 
 
 def _require_space(house: House, plan: PlanSummary) -> None:
-    promised = house.runner.unwritten_bytes(house.store.unfinished())
+    promised = sum(
+        max(0, job.plan.total_size - job.progress.bytes_done)
+        for job in house.store.unfinished()
+        if job.retention == "keep"
+    )
     free = free_bytes(house.options.data) - promised - _RESERVE_BYTES
     if plan.total_size > free:
         raise OutputError(

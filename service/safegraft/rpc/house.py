@@ -7,7 +7,8 @@ from safegraft.errors import ServerUnavailableError
 from safegraft.rpc import kept_files
 from safegraft.rpc.blobs import BlobStore
 from safegraft.rpc.changes import Changes
-from safegraft.rpc.jobs import Job, JobState, JobStore, now
+from safegraft.rpc.job import Job, JobState, now
+from safegraft.rpc.jobs import JobStore
 from safegraft.rpc.options import ServerOptions
 from safegraft.rpc.pool import WorkerPool
 from safegraft.rpc.runner import MergeRunner

@@ -1,115 +1,26 @@
 """Merges as the server remembers them: one row a merge, in SQLite or, by URL, in PostgreSQL.
 
 Blocking code; the server calls it in threads. Knows no gRPC, no processes and no result files. Every change of a row
-raises its revision, and only the transitions in `NEXT` are made.
+raises its revision, and only the transitions in `job.NEXT` are made.
 """
 
 import base64
-import enum
 import json
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
 
 from safegraft.errors import ConflictError, NotFoundError, Problem, ServerError, UsageError
+from safegraft.rpc.job import NEXT, Job, JobError, JobProgress, JobState, PlanSummary, now
 
 SCHEMA_VERSION = 1
 
-Retention = Literal["keep", "none"]
-
-
-class JobState(enum.StrEnum):
-    """Mirrors MergeState in merge.proto, which says what each means."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def final(self) -> bool:
-        return not NEXT[self]
-
-
-NEXT: Mapping[JobState, frozenset[JobState]] = MappingProxyType(
-    {
-        JobState.QUEUED: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
-        JobState.RUNNING: frozenset(JobState),
-        JobState.SUCCEEDED: frozenset(),
-        JobState.FAILED: frozenset(),
-        JobState.CANCELLED: frozenset(),
-    }
-)
-
 _UNFINISHED = [state.value for state in JobState if NEXT[state]]
-
-
-@dataclass(frozen=True, slots=True)
-class PlanSummary:
-    """What of a plan is kept: enough to serve its files and to check that a later plan is the same."""
-
-    digest: str
-    host_model: str
-    files: tuple[tuple[str, int], ...]  # name, size in bytes; in the order of computation
-    warnings: tuple[str, ...]
-    tensors: int
-    uploads: tuple[str, ...]  # digests of the uploaded checkpoints among the inputs
-
-    @property
-    def total_size(self) -> int:
-        return sum(size for _, size in self.files)
-
-    def size_of(self, file: str) -> int | None:
-        """The file's size in bytes; None when the merge has no such file."""
-        return next((size for name, size in self.files if name == file), None)
-
-
-@dataclass(frozen=True, slots=True)
-class JobProgress:
-    """Done so far, over the whole merge; the totals are the plan's."""
-
-    bytes_done: int = 0
-    tensors_done: int = 0
-    current_file: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class JobError:
-    """Why a merge failed: a SafegraftError's reason and problems."""
-
-    reason: str
-    problems: tuple[tuple[str, str], ...]  # where, message
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One merge. Times are microseconds since the epoch; `deaths` counts workers that died over it."""
-
-    id: str
-    state: JobState
-    revision: int
-    created: int
-    updated: int
-    request_id: str | None
-    fingerprint: str
-    recipe: str
-    max_shard_size: int
-    threads: int
-    retention: Retention
-    plan: PlanSummary
-    progress: JobProgress = JobProgress()
-    digests: Mapping[str, str] = field(default_factory=dict[str, str])  # sha256 by file name, as far as known
-    error: JobError | None = None
-    deaths: int = 0
-
 
 _metadata = sa.MetaData()
 
@@ -186,19 +97,22 @@ class JobStore:
 
         Raises UsageError when the request id was used for another request.
         """
-        with self._engine.begin() as connection:
-            if job.request_id is not None:
-                known = self._by_request_id(connection, job.request_id)
-                if known is not None:
-                    return _same_request(known, job.fingerprint), False
-            connection.execute(_merges.insert().values(**_to_row(job)))
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(_merges.insert().values(**_to_row(job)))
+        except IntegrityError:
+            known = None if job.request_id is None else self.find_request(job.request_id, job.fingerprint)
+            if known is None:
+                raise
+            return known, False
         return job, True
 
     def find_request(self, request_id: str, fingerprint: str) -> Job | None:
         """The merge that a request id made. Raises UsageError when that was another request."""
+        query = sa.select(_merges).where(_merges.c.request_id == request_id)
         with self._engine.connect() as connection:
-            known = self._by_request_id(connection, request_id)
-        return None if known is None else _same_request(known, fingerprint)
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else _same_request(_from_row(row), fingerprint)
 
     def get(self, id: str) -> Job:
         """Raises NotFoundError."""
@@ -283,22 +197,12 @@ class JobStore:
             raise NotFoundError(f"merges/{id} is not on this server, or was deleted")
         return _from_row(row)
 
-    def _by_request_id(self, connection: sa.Connection, request_id: str) -> Job | None:
-        query = sa.select(_merges).where(_merges.c.request_id == request_id)
-        row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else _from_row(row)
-
     def _claim(self, connection: sa.Connection, name: str, value: str, otherwise: str) -> None:
         found = connection.execute(sa.select(_facts.c.value).where(_facts.c.name == name)).scalar_one_or_none()
         if found is None:
             connection.execute(_facts.insert().values(name=name, value=value))
         elif found != value:
             raise ServerError(f"the database {otherwise} ({name} {found}, not {value}); give the server another one")
-
-
-def now() -> int:
-    """Microseconds since the epoch."""
-    return time.time_ns() // 1000
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:

@@ -13,7 +13,7 @@ from safegraft.rpc import convert, requests
 from safegraft.rpc.changes import wait
 from safegraft.rpc.creation import free_bytes, plan_recipe, prepare, store
 from safegraft.rpc.house import House
-from safegraft.rpc.jobs import Job
+from safegraft.rpc.job import Job
 from safegraft.rpc.messages import ListMethodsTask, MethodsListed
 from safegraft.rpc.reading import CHUNK_BYTES
 from safegraft.v1 import merge_pb2, plan_pb2

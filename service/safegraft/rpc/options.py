@@ -15,6 +15,11 @@ DEFAULT_MAX_UPLOAD_BYTES = 100 * 10**9
 DEFAULT_UPLOAD_LIFETIME = 7 * 24 * 3600.0
 
 
+def say(line: str) -> None:
+    """Print at once: whoever started the server may be waiting for the line at the other end of a pipe."""
+    print(line, flush=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """Everything `safegraft serve` can be told.
@@ -52,7 +57,7 @@ class ServerOptions:
     upload_lifetime: float = DEFAULT_UPLOAD_LIFETIME
     grace: float = 10.0
     card: Card | None = None
-    ready: Callable[[str], None] = print
+    ready: Callable[[str], None] = say
 
     def __post_init__(self) -> None:
         host, _ = split_address(self.listen)

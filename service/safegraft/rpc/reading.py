@@ -9,7 +9,7 @@ from safegraft.rpc import kept_files, requests
 from safegraft.rpc.changes import wait
 from safegraft.rpc.checksum import crc32c
 from safegraft.rpc.house import House
-from safegraft.rpc.jobs import Job, JobState
+from safegraft.rpc.job import Job, JobState
 from safegraft.rpc.messages import Block, ReadDone, ReadTask
 from safegraft.rpc.runner import order_of
 from safegraft.rpc.status import restore

@@ -3,7 +3,7 @@
 from safegraft.engine.plan import MAX_SHARD_SIZE
 from safegraft.errors import NotFoundError, Problem, UsageError
 from safegraft.rpc.blobs import Blob
-from safegraft.rpc.jobs import Retention
+from safegraft.rpc.job import Retention
 from safegraft.v1 import artifact_service_pb2, merge_pb2
 
 MAX_RECIPE_BYTES = 1 << 20

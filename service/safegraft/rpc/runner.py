@@ -22,7 +22,8 @@ from safegraft.errors import (
     ServerError,
 )
 from safegraft.rpc.changes import Changes
-from safegraft.rpc.jobs import Job, JobError, JobProgress, JobState, JobStore
+from safegraft.rpc.job import Job, JobError, JobProgress, JobState
+from safegraft.rpc.jobs import JobStore
 from safegraft.rpc.messages import Order, Progressed, WriteTask, Written
 from safegraft.rpc.pool import STOP_SECONDS, Worker, WorkerDiedError, WorkerPool
 
@@ -113,10 +114,6 @@ class MergeRunner:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
 
-    def unwritten_bytes(self, jobs: list[Job]) -> int:
-        """Bytes that these unfinished merges will still write."""
-        return sum(max(0, job.plan.total_size - job.progress.bytes_done) for job in jobs if job.retention == "keep")
-
     async def _work(self) -> None:
         while True:
             id = await self._queue.get()
@@ -128,6 +125,7 @@ class MergeRunner:
                 log.info("merges/%s was cancelled or deleted while it was queued", id)
             except Exception:  # a bug, or the database is gone: this merge stops here, the others go on
                 log.exception("merges/%s cannot be run", id)
+                await self._give_up(id)
             finally:
                 del self._runs[id]
                 run.over.set()
@@ -184,6 +182,13 @@ class MergeRunner:
         )
         await self._end(job.id, JobState.FAILED, final)
         return False
+
+    async def _give_up(self, id: str) -> None:
+        """End a merge that the runner itself has failed, so that nobody waits for it."""
+        try:
+            await self._end(id, JobState.FAILED, SafegraftError("internal error; see the server's log"))
+        except Exception:  # the database is still gone; the next server takes the merge up again
+            log.exception("merges/%s cannot even be ended", id)
 
     async def _release(self, id: str) -> None:
         """Put a running merge back. Its worker is settled by the pool; what it has finished stays."""
