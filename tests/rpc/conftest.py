@@ -273,6 +273,15 @@ def held() -> Callable[..., dict[str, Any]]:
     return recipe
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """A file at which merges with the method `held` wait; gone at the latest when the test ends."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    yield gate
+    gate.unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="session")
 def until() -> Callable[[Callable[[], Any]], Any]:
     """Wait until something becomes true; returns it."""

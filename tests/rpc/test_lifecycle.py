@@ -23,13 +23,6 @@ LAST = "model.norm.weight"  # the last tensor that is merged
 SHARD = 2000  # bytes: several files come before it
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    gate = tmp_path / "gate"
-    gate.touch()
-    return gate
-
-
 def data(server) -> Path:
     return server.log.parent / "data"
 

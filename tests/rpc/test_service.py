@@ -436,10 +436,8 @@ def test_reflection_lists_and_describes_the_services(channel: grpc.Channel, vers
 
 
 def test_calls_beyond_the_limit_are_told_to_come_back(
-    channel: grpc.Channel, client: Client, held: Recipe, tmp_path: Path
+    channel: grpc.Channel, client: Client, held: Recipe, gate: Path, until: Callable[..., Any]
 ):
-    gate = tmp_path / "gate"
-    gate.touch()
     merge = client.create(held(gate=gate))
     stub = ArtifactServiceStub(channel)
     request = artifact_service_pb2.ReadFileRequest(name=f"merges/{merge.id}", file="safegraft.json")

@@ -83,9 +83,7 @@ def test_no_server_is_said_at_once(proxy):
         client.health()
 
 
-def test_a_watch_continues_over_a_new_connection(through: Client, proxy, held: Recipe, tmp_path: Path):
-    gate = tmp_path / "gate"
-    gate.touch()
+def test_a_watch_continues_over_a_new_connection(through: Client, proxy, held: Recipe, gate: Path):
     merge = through.create(held(gate=gate, tensor="model.norm.weight"))
     revisions = []
     for one in through.watch(merge.id):
@@ -97,9 +95,7 @@ def test_a_watch_continues_over_a_new_connection(through: Client, proxy, held: R
     assert through.get(merge.id).state == "succeeded"
 
 
-def test_a_read_follows_a_merge_from_before_it_begins(client: Client, held: Recipe, tmp_path: Path):
-    gate = tmp_path / "gate"
-    gate.touch()
+def test_a_read_follows_a_merge_from_before_it_begins(client: Client, held: Recipe, gate: Path):
     merge = client.create(held(gate=gate, tensor="model.norm.weight"), max_shard_size=2000)
     first, last = merge.files[0], merge.files[-1]
     content = b"".join(client.read(merge.id, first.name))
@@ -164,9 +160,7 @@ def test_merging_into_a_folder_is_one_call_and_can_be_repeated(client: Client, l
     assert len(list(client.list())) == before + 1, "the second call found the first one's merge"
 
 
-def test_a_merge_that_was_cancelled_is_made_anew(client: Client, held: Recipe, tmp_path: Path):
-    gate = tmp_path / "gate"
-    gate.touch()
+def test_a_merge_that_was_cancelled_is_made_anew(client: Client, held: Recipe, gate: Path, tmp_path: Path):
     seen: list[str] = []
 
     def cancel(progress: Any) -> None:
@@ -182,9 +176,7 @@ def test_a_merge_that_was_cancelled_is_made_anew(client: Client, held: Recipe, t
     assert client.merge(recipe, tmp_path / "out", max_shard_size=2000).files
 
 
-def test_readers_that_vanish_free_their_workers(through: Client, proxy, client: Client, held: Recipe, tmp_path: Path):
-    gate = tmp_path / "gate"
-    gate.touch()
+def test_readers_that_vanish_free_their_workers(through: Client, proxy, client: Client, held: Recipe, gate: Path):
     merge = client.create(held(gate=gate), retention="none")
     readers = [
         threading.Thread(target=exhaust, args=(through, merge)) for _ in range(2)
@@ -308,3 +300,14 @@ def test_three_damaged_chunks_in_a_row_are_no_accident(server, finished: Merge, 
     monkeypatch.setattr(download, "crc32c", lambda data: 0)
     with Client(server.target) as client, pytest.raises(DataCorruptedError, match="checksum"):
         list(client.read(finished.id, "config.json"))
+
+
+def test_the_example_in_the_documentation_runs(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    for there, here in (("127.0.0.1:50051", server.target), ("aligned-llm", "llm"), ("adapted-lvlm", "lvlm")):
+        assert there in code
+        code = code.replace(there, here)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/api.md", "exec"), {})
+    assert (tmp_path / "merged" / "model.safetensors").is_file()

@@ -16,7 +16,7 @@ from safegraft.engine.once import Once
 
 STRIP_ROWS = 128  # how many rows are transposed at a time: they stay in the second-level cache
 PADDING = 64  # bytes, a cache line: rows that lie a power of two apart share too few places in the cache
-KEPT_BYTES = 64 << 20  # of transposed blocks, a checkpoint
+KEPT_BYTES = 32 << 20  # of transposed blocks, a checkpoint
 LEAST_KEPT = 2  # blocks, however large: threads that read in order work on both sides of a border
 
 
@@ -61,7 +61,7 @@ class ComposedTensor:
 class ComposedCheckpoint(Checkpoint):
     """`stored`, with the composed tensors in place of those that they are made from.
 
-    Transposing keeps the latest blocks (64 MiB of them, or two), so that reading a tensor in order, on any
+    Transposing keeps the latest blocks (32 MiB of them, or two), so that reading a tensor in order, on any
     number of threads, reads its matrices once. Closing it closes `stored`.
     """
 

@@ -12,7 +12,7 @@ up), experts are left as they are, and alignment says what does not fit.
 Works on names, shapes and dtypes alone; `composed.py` reads.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from safegraft.checkpoint.types import Checkpoint, TensorInfo
@@ -45,12 +45,13 @@ def fuse_experts(host: Checkpoint, other: Checkpoint) -> Experts:
     misfits: dict[str, str] = {}
     host_modules = _modules_of(host)
     for place, modules in _modules_of(other).items():
-        forms = list({module.form: module for module in host_modules.get(place, ())}.values())
+        forms = {module.form: module for module in host_modules.get(place, ())}
         for module in modules:
-            if not forms or not all(_differs(form, module) for form in forms):
+            others = [form for form in forms.values() if _differs(form, module)]
+            if not others or module.form in forms:
                 continue
             try:
-                refitted = _refit(forms, module)
+                refitted = _refit(others, module)
             except _MisfitError as error:
                 misfits.setdefault(str(error), f"the experts of {module.path} do not take the host's form: {error}")
                 continue
@@ -113,7 +114,7 @@ def _modules_of(checkpoint: Checkpoint) -> dict[str, list[_Module]]:
         projection = name.removesuffix(WEIGHT)
         if expert is not None and projection != name and "." not in projection and len(tensor.shape) == 2:
             module.single.setdefault(projection, {})[expert] = tensor
-        elif expert is None and len(tensor.shape) == 3:
+        elif expert is None and len(tensor.shape) == 3 and tensor.elements:
             module.stacked[name] = tensor
         else:
             module.beside.add((outer[2], tensor.shape))
@@ -130,7 +131,7 @@ def _differs(host: _Module, own: _Module) -> bool:
         return not (own.single and host.single)
     ours, theirs = _shapes(own.stacked), _shapes(host.stacked)
     swapped = {name: (count, columns, rows) for name, (count, rows, columns) in theirs.items()}
-    return ours == swapped != theirs
+    return ours == swapped
 
 
 def _shapes(stacked: Mapping[str, TensorInfo]) -> dict[str, Shape]:
@@ -146,12 +147,9 @@ def _refit(forms: list[_Module], own: _Module) -> _Refitted:
     misfits: list[_MisfitError] = []
     for host in forms:
         try:
-            refitted = _refit_to(host, own)
+            found.append(_refit_to(host, own))
         except _MisfitError as error:
             misfits.append(error)
-        else:
-            if refitted not in found:
-                found.append(refitted)
     if not found:
         raise misfits[0]
     if len(found) > 1:
@@ -172,7 +170,7 @@ def _refit_to(host: _Module, own: _Module) -> _Refitted:
         tensors = _stack(host, own)
         meet = _listed(host.stacked) + (", transposed" if tensors[0].blocks[0].turned else "")
         return _Refitted(f"experts are stored one by one; they meet the host's stacked {meet}", tensors)
-    raise _MisfitError("some matrices are stacked, others are not")
+    raise _MisfitError("some of their matrices are stacked, others are not")
 
 
 def _stack(host: _Module, own: _Module) -> tuple[ComposedTensor, ...]:
@@ -181,11 +179,11 @@ def _stack(host: _Module, own: _Module) -> tuple[ComposedTensor, ...]:
     turned = _is_turned(count, shapes, host.stacked)
     composed: list[ComposedTensor] = []
     for name, stacked in host.stacked.items():
-        parts = [own.single[part] for part in _parts(name)]
+        parts = [own.single[part] for part in _parts(name, shapes)]
         first = parts[0][0]
-        for tensor in (part[expert] for part in parts for expert in range(count)):
-            if tensor.dtype is not first.dtype:
-                raise _MisfitError(f"{tensor.name} is {tensor.dtype}, {first.name} is {first.dtype}")
+        other = next((one for part in parts for one in part.values() if one.dtype is not first.dtype), None)
+        if other is not None:
+            raise _MisfitError(f"some of their matrices are {first.dtype}, others {other.dtype}")
         info = TensorInfo(f"{own.path}.{name}", first.dtype, stacked.shape, first.file, first.offset)
         blocks = (Block(tuple(_whole(part[expert]) for part in parts), turned) for expert in range(count))
         composed.append(ComposedTensor(info, tuple(blocks)))
@@ -201,7 +199,7 @@ def _split(host: _Module, own: _Module) -> tuple[ComposedTensor, ...]:
         for expert, matrix in enumerate(_slices(stacked)):
             block = Block((matrix,), turned)
             skip = 0
-            for part in _parts(name):
+            for part in _parts(name, shapes):
                 single = f"{own.path}.{expert}.{part}{WEIGHT}"
                 info = TensorInfo(single, stacked.dtype, shapes[part], stacked.file, stacked.offset)
                 composed.append(ComposedTensor(info, (block,), skip))
@@ -234,10 +232,10 @@ def _slices(stacked: TensorInfo) -> Iterator[Matrix]:
 # -- what names and shapes tell -----------------------------------------------------------------------
 
 
-def _parts(name: str) -> tuple[str, ...]:
-    """gate_up_proj -> gate_proj, up_proj. A name of one word, or two, stands for itself."""
+def _parts(name: str, single: Container[str]) -> tuple[str, ...]:
+    """gate_up_proj -> gate_proj, up_proj; a name that single experts have too stands for itself."""
     *words, kind = name.split("_")
-    return tuple(f"{word}_{kind}" for word in words) or (name,)
+    return (name,) if name in single else tuple(f"{word}_{kind}" for word in words)
 
 
 def _uniform(single: Mapping[str, Mapping[int, TensorInfo]]) -> tuple[int, dict[str, Shape]]:
@@ -245,26 +243,28 @@ def _uniform(single: Mapping[str, Mapping[int, TensorInfo]]) -> tuple[int, dict[
     count = 1 + max(expert for experts in single.values() for expert in experts)
     shapes: dict[str, Shape] = {}
     for name, experts in single.items():
-        missing = [expert for expert in range(count) if expert not in experts]
-        if missing:
-            raise _MisfitError(f"of {count} experts, number {missing[0]} has no {name}")
+        missing = next((expert for expert in range(count) if expert not in experts), None)
+        if missing is not None:
+            raise _MisfitError(f"of {count} experts, expert {missing} has no {name}")
         shapes[name] = experts[0].shape
-        other = next((one for one in experts.values() if one.shape != experts[0].shape), None)
-        if other is not None:
-            raise _MisfitError(f"{other.name} is {list(other.shape)}, {experts[0].name} is {list(experts[0].shape)}")
+        for expert, tensor in experts.items():
+            if tensor.shape != shapes[name]:
+                raise _MisfitError(
+                    f"{name} of expert {expert} is {list(tensor.shape)}, that of expert 0 is {list(shapes[name])}"
+                )
     return count, shapes
 
 
 def _is_turned(count: int, shapes: Mapping[str, Shape], stacked: Mapping[str, TensorInfo]) -> bool:
     """Whether the stacked tensors hold the matrices of `count` experts transposed."""
-    if sorted(part for name in stacked for part in _parts(name)) != sorted(shapes):
+    names = {name: _parts(name, shapes) for name in stacked}
+    if not all(names.values()) or sorted(part for parts in names.values() for part in parts) != sorted(shapes):
         raise _MisfitError(f"{_listed(stacked)} cannot be told to consist of {_listed(shapes)}")
     plain: dict[str, Shape] = {}
-    for name in stacked:
-        parts = [shapes[part] for part in _parts(name)]
-        if len({columns for _, columns in parts}) > 1:
-            raise _MisfitError(f"{_listed(_parts(name))} are not of one width")
-        plain[name] = (count, sum(rows for rows, _ in parts), parts[0][1])
+    for name, parts in names.items():
+        if len({shapes[part][1] for part in parts}) > 1:
+            raise _MisfitError(f"{_listed(parts)} are not of one width")
+        plain[name] = (count, sum(shapes[part][0] for part in parts), shapes[parts[0]][1])
     turned = {name: (count, columns, rows) for name, (_, rows, columns) in plain.items()}
     found = _shapes(stacked)
     if plain == turned == found:
@@ -274,9 +274,10 @@ def _is_turned(count: int, shapes: Mapping[str, Shape], stacked: Mapping[str, Te
     for name, shape in found.items():
         if shape not in (plain[name], turned[name]):
             ways = f"{list(plain[name])}, or transposed {list(turned[name])}"
-            raise _MisfitError(f"{name} is {list(shape)} where stacked; the experts stored one by one make {ways}")
+            raise _MisfitError(f"{name} is stacked as {list(shape)}; single experts make {ways}")
     raise _MisfitError(f"of {_listed(stacked)}, some are stacked one way round and some the other")
 
 
 def _listed(names: Iterable[str]) -> str:
-    return " and ".join(names)
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

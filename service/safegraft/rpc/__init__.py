@@ -19,7 +19,9 @@ jobs.py          merges as rows of a database
 runner.py        which merge is computed next, and what becomes of it
 pool.py          worker processes as the server sees them
 worker.py        a worker process from within
+allocator.py     keeps memory for messages from being returned after each
 messages.py      what the two say to each other
+ring.py          shared memory through which computed bytes pass
 methods.py       methods and plugins as plain data
 kept_files.py    a merge's files on disk, growing or complete
 changes.py       wakes who waits for a merge to change

@@ -74,6 +74,13 @@ class Cancel:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class Took:
+    """The server has copied a Block; its slot may be filled again. All slots are free when a task begins."""
+
+    slot: int
+
+
 # -- answers --------------------------------------------------------------------------------------
 
 
@@ -88,9 +95,10 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The next bytes of a ReadTask."""
+    """The next bytes of a ReadTask: the first `size` of a slot of the ring (see ring.py). Answered with Took."""
 
-    data: bytes
+    slot: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from safegraft.errors import SafegraftError, ServerError, ServerUnavailableError
 from safegraft.rpc import worker as worker_process
-from safegraft.rpc.messages import Answer, Assignment, Block, Cancel, Failed, Progressed, Task
+from safegraft.rpc.messages import Answer, Assignment, Block, Cancel, Failed, Final, Progressed, Task, Took
+from safegraft.rpc.ring import Ring
 from safegraft.rpc.worker import WorkerSettings
 
 STOP_SECONDS = 1.0  # how long a worker may take to heed a cancellation before it is killed
@@ -38,10 +39,12 @@ class Worker:
         self._number = 0
         ours, theirs = _spawn.Pipe()
         self._connection = ours
-        self._process = _spawn.Process(target=worker_process.main, args=(theirs, settings), daemon=True)
+        self._ring = Ring.create()
+        arguments = (theirs, self._ring.name, settings)
+        self._process = _spawn.Process(target=worker_process.main, args=arguments, daemon=True)
         # A thread of its own waits on the pipe: workers may be silent for long, and shared threads would run out.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="worker-pipe")
-        self._pending: asyncio.Future[Answer] | None = None
+        self._pending: asyncio.Future[Progressed | Final | bytes] | None = None
         self._theirs = theirs
 
     @property
@@ -63,11 +66,13 @@ class Worker:
         except (BrokenPipeError, ConnectionResetError):
             raise await self._died() from None
 
-    async def receive(self) -> Answer:
-        """The next answer. Raises the task's error, or WorkerDiedError. May be cancelled; no answer gets lost."""
+    async def receive(self) -> Progressed | Final | bytes:
+        """The next answer, or the bytes of a Block. Raises the task's error, or WorkerDiedError.
+
+        May be cancelled; no answer gets lost.
+        """
         if self._pending is None:
-            loop = asyncio.get_running_loop()
-            self._pending = loop.run_in_executor(self._thread, self._connection.recv)
+            self._pending = asyncio.get_running_loop().run_in_executor(self._thread, self._read)
         try:
             answer = await asyncio.shield(self._pending)
         except (EOFError, ConnectionResetError):
@@ -76,13 +81,12 @@ class Worker:
         if isinstance(answer, Failed):
             self.busy = False
             raise answer.error
-        self.busy = isinstance(answer, Progressed | Block)
+        self.busy = isinstance(answer, Progressed | bytes)
         return answer
 
     def cancel(self) -> None:
         """Ask it to stop its task; it answers with a MergeCancelledError soon."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then `receive` reports the death
-            self._connection.send(Cancel(self._number))
+        self._tell(Cancel(self._number))
 
     def kill(self) -> None:
         self._process.kill()
@@ -114,11 +118,24 @@ class Worker:
             self.kill()
             await asyncio.to_thread(self._process.join)
         self._thread.shutdown(wait=False)
+        self._ring.remove()
 
     @property
     def ready(self) -> bool:
         """True when it can be given a task."""
         return not self.busy and not self._broken and self._process.is_alive()
+
+    def _read(self) -> Progressed | Final | bytes:
+        answer: Answer = self._connection.recv()
+        if not isinstance(answer, Block):
+            return answer
+        data = self._ring.read(answer.slot, answer.size)
+        self._tell(Took(answer.slot))
+        return data
+
+    def _tell(self, message: Cancel | Took) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then `receive` reports the death
+            self._connection.send(message)
 
     async def _died(self) -> WorkerDiedError:
         self.busy, self._broken, self._pending = False, True, None
@@ -172,7 +189,7 @@ class WorkerPool:
             self._returns.add(task)
             task.add_done_callback(self._returns.discard)
 
-    async def run(self, task: Task) -> Answer:
+    async def run(self, task: Task) -> Progressed | Final | bytes:
         """Do a task that has a single answer. Raises its error, or WorkerDiedError."""
         async with self.lease() as worker:
             await worker.assign(task)

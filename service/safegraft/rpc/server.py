@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 
 from safegraft.errors import OutputError, ServerError
+from safegraft.rpc.allocator import keep_freed_memory
 from safegraft.rpc.artifacts import ArtifactServicer
 from safegraft.rpc.blobs import BlobStore
 from safegraft.rpc.changes import Changes
@@ -51,6 +52,7 @@ def serve(options: ServerOptions) -> None:
 
     Raises UsageError, OutputError when the data folder cannot be used, ServerError when the address is taken.
     """
+    keep_freed_memory()
     asyncio.run(_serve(options))
 
 

@@ -12,7 +12,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -34,9 +34,10 @@ from safegraft.errors import (
 from safegraft.methods.registry import Registry
 from safegraft.recipe import parse_recipe
 from safegraft.rpc import messages
-from safegraft.rpc.messages import Answer, Assignment, Cancel, Order
+from safegraft.rpc.messages import Answer, Assignment, Cancel, Order, Took
 from safegraft.rpc.methods import catalogue
 from safegraft.rpc.models import UPLOAD_PREFIX, Models
+from safegraft.rpc.ring import SLOT_BYTES, SLOTS, Ring
 
 if TYPE_CHECKING:
     from safegraft.engine.execute import MergedCheckpoint
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 PROGRESS_SECONDS = 0.25  # between two answers about progress
 ORPHAN_SECONDS = 5.0  # how long a worker may take to stop once the server is gone
+SLOT_SECONDS = 0.05  # between two looks at whether a wait for a slot has become pointless
 LOCK_SECONDS = 30.0  # how long to wait for an orphan that still writes the same merge
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class WorkerSettings:
     preload: bool
 
 
-def main(connection: Connection, settings: WorkerSettings) -> None:
+def main(connection: Connection, ring: str, settings: WorkerSettings) -> None:
     """The process's whole life: do what comes over the pipe until it closes."""
     # A terminal's Ctrl-C and a service manager's SIGTERM reach the whole process group. The server decides what its
     # workers do then; if it cannot, the closed pipe ends them.
@@ -69,10 +71,10 @@ def main(connection: Connection, settings: WorkerSettings) -> None:
     if settings.preload:
         import safegraft.engine.folder  # noqa: F401  # pyright: ignore[reportUnusedImport] (imported for its cost)
     inbox = _Inbox(connection)
-    with _Work(connection, settings) as work:
+    with _Work(connection, inbox, Ring.attach(ring), settings) as work:
         while (assignment := inbox.next()) is not None:
             try:
-                connection.send(work.do(assignment, lambda: inbox.cancelled))
+                connection.send(work.do(assignment.task))
             except (BrokenPipeError, ConnectionResetError):
                 return
 
@@ -81,10 +83,10 @@ class _Inbox:
     """Listens to the server in a thread, so that a cancellation arrives while a task is being done."""
 
     def __init__(self, connection: Connection) -> None:
-        self.cancelled = False
+        self._cancelled = False
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._connection = connection
         self._current = 0
-        self._lock = threading.Lock()
         self._assignments: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -92,29 +94,51 @@ class _Inbox:
         """Wait for the next assignment; None when the server has hung up."""
         return self._assignments.get()
 
+    def cancelled(self) -> bool:
+        """Whether the present assignment is no longer wanted."""
+        return self._cancelled
+
+    def free_slot(self) -> int:
+        """Wait for a slot of the ring. Raises MergeCancelledError."""
+        while not self._cancelled:
+            try:
+                return self._free.get(timeout=SLOT_SECONDS)
+            except queue.Empty:
+                continue
+        raise MergeCancelledError("nobody wants the bytes any more")
+
     def _listen(self) -> None:
         while True:
             try:
                 message = self._connection.recv()
             except (EOFError, ConnectionResetError):
                 break
-            with self._lock:
-                if isinstance(message, Cancel):
-                    self.cancelled = self.cancelled or message.number == self._current
-                else:
-                    self._current, self.cancelled = message.number, False
-                    self._assignments.put(message)
-        self.cancelled = True
+            if isinstance(message, Took):
+                self._free.put(message.slot)
+            elif isinstance(message, Cancel):
+                self._cancelled = self._cancelled or message.number == self._current
+            else:
+                self._begin(message)
+        self._cancelled = True
         self._assignments.put(None)
         time.sleep(ORPHAN_SECONDS)
         os._exit(1)  # still here: something does not heed `cancelled`, and nobody is left to kill us
+
+    def _begin(self, assignment: Assignment) -> None:
+        self._current, self._cancelled = assignment.number, False
+        self._free = queue.SimpleQueue()
+        for slot in range(SLOTS):
+            self._free.put(slot)
+        self._assignments.put(assignment)
 
 
 class _Work:
     """Does tasks. Keeps the last merge open that bytes were read from: the next file is likely of the same."""
 
-    def __init__(self, connection: Connection, settings: WorkerSettings) -> None:
+    def __init__(self, connection: Connection, inbox: _Inbox, ring: Ring, settings: WorkerSettings) -> None:
         self._connection = connection
+        self._inbox = inbox
+        self._ring = ring
         self._settings = settings
         self._registry: Registry | None = None
         self._open: tuple[Order, Plan, MergedCheckpoint] | None = None
@@ -126,19 +150,20 @@ class _Work:
 
     def __exit__(self, *_: object) -> None:
         self._close()
+        self._ring.close()
 
-    def do(self, assignment: Assignment, cancelled: Callable[[], bool]) -> messages.Final:
+    def do(self, task: messages.Task) -> messages.Final:
         """Do one task; whatever goes wrong becomes its answer."""
         try:
-            match assignment.task:
+            match task:
                 case messages.ListMethodsTask():
                     return messages.MethodsListed(catalogue(self._methods()))
                 case messages.PlanTask(recipe, max_shard_size):
                     return self._describe(recipe, max_shard_size)
                 case messages.WriteTask(order, out):
-                    return self._write(order, out, cancelled)
-                case messages.ReadTask() as task:
-                    return self._read(task, cancelled)
+                    return self._write(order, out)
+                case messages.ReadTask():
+                    return self._read(task)
         except SafegraftError as error:
             return messages.Failed(self._without_paths(error))
         except MemoryError:
@@ -181,19 +206,21 @@ class _Work:
         finally:
             plan.close()
 
-    def _write(self, order: Order, out: Path, cancelled: Callable[[], bool]) -> messages.Written:
+    def _write(self, order: Order, out: Path) -> messages.Written:
         from safegraft.engine.folder import write_folder
 
         plan = self._plan_again(order)
         try:
-            with _sole_writer(out.parent / "worker.lock", cancelled):
+            with _sole_writer(out.parent / "worker.lock", self._inbox.cancelled):
                 progress = _Throttled(self._answer)
-                result = write_folder(plan, out, threads=order.threads or None, progress=progress, cancelled=cancelled)
+                result = write_folder(
+                    plan, out, threads=order.threads or None, progress=progress, cancelled=self._inbox.cancelled
+                )
             return messages.Written({name: entry.sha256 for name, entry in result.files.items()})
         finally:
             plan.close()
 
-    def _read(self, task: messages.ReadTask, cancelled: Callable[[], bool]) -> messages.ReadDone:
+    def _read(self, task: messages.ReadTask) -> messages.ReadDone:
         from safegraft.engine.execute import manifest_of
 
         plan, merged = self._merged(task.order)
@@ -201,31 +228,44 @@ class _Work:
         if planned is None:
             raise NotFoundError(f"the merge has no file {task.file}")
         if planned.kind != "manifest":
-            whole = hashlib.sha256()
-            for block in merged.files[task.file].stream(task.start, task.stop, cancelled=cancelled):
-                whole.update(block)
-                self._answer(messages.Block(bytes(block)))
+            blocks = merged.files[task.file].stream(task.start, task.stop, cancelled=self._inbox.cancelled)
+            sha256 = self._hand_over(blocks)
             complete = (task.start, task.stop) == (0, planned.size)
-            digests = {task.file: whole.hexdigest()} if complete else {}
+            digests = {task.file: sha256} if complete else {}
         else:
-            digests = dict(task.digests) | self._missing_digests(merged, task, cancelled)
+            digests = dict(task.digests) | self._missing_digests(merged, task)
             content = manifest_of(
                 plan, {one.name: FileDigest(one.size, digests[one.name]) for one in plan.files if one is not planned}
             )
-            self._answer(messages.Block(content[task.start : task.stop]))
+            self._hand_over([memoryview(content)[task.start : task.stop]])
             digests[task.file] = hashlib.sha256(content).hexdigest()
         for checkpoint in plan.checkpoints.values():
             checkpoint.verify_unchanged()
         return messages.ReadDone(digests)
 
-    def _missing_digests(
-        self, merged: "MergedCheckpoint", task: messages.ReadTask, cancelled: Callable[[], bool]
-    ) -> dict[str, str]:
+    def _hand_over(self, blocks: Iterable[memoryview]) -> str:
+        """Pass bytes to the server in full slots; returns their sha256."""
+        whole = hashlib.sha256()
+        slot, filled = self._inbox.free_slot(), 0
+        for block in blocks:
+            whole.update(block)
+            while block:
+                part, block = block[: SLOT_BYTES - filled], block[SLOT_BYTES - filled :]
+                self._ring.write(slot, filled, part)
+                filled += len(part)
+                if filled == SLOT_BYTES:
+                    self._answer(messages.Block(slot, filled))
+                    slot, filled = self._inbox.free_slot(), 0
+        if filled:
+            self._answer(messages.Block(slot, filled))
+        return whole.hexdigest()
+
+    def _missing_digests(self, merged: "MergedCheckpoint", task: messages.ReadTask) -> dict[str, str]:
         found: dict[str, str] = {}
         for name, file in merged.files.items():
             if name != task.file and name not in task.digests:
                 whole = hashlib.sha256()
-                for block in file.stream(cancelled=cancelled):
+                for block in file.stream(cancelled=self._inbox.cancelled):
                     whole.update(block)
                 found[name] = whole.hexdigest()
         return found

@@ -1,4 +1,4 @@
-"""A pair of models with random weights and 250 times the miniature's size: for timing a merge.
+"""A pair of models with random weights and 500 times the miniature's size: for timing a merge.
 
     python -m safegraft_trainers.lab.bulk DIR
 
@@ -14,10 +14,10 @@ from typing import Any
 from safegraft_trainers.lab.probes import CHECKPOINTS
 
 LLM, LVLM = "bulk-llm", "bulk-lvlm"
-TEXT_CONFIG = {  # of 50 million parameters, in place of the miniature's 0.2 million
+TEXT_CONFIG = {  # of 100 million parameters, in place of the miniature's 0.2 million
     "hidden_size": 768,
     "intermediate_size": 2048,
-    "num_hidden_layers": 7,
+    "num_hidden_layers": 14,
     "num_attention_heads": 12,
     "num_key_value_heads": 12,
     "head_dim": 64,
@@ -25,7 +25,7 @@ TEXT_CONFIG = {  # of 50 million parameters, in place of the miniature's 0.2 mil
 
 
 def write_pair(folder: Path) -> None:
-    """Write `folder`/bulk-llm and `folder`/bulk-lvlm, 100 MB of bf16 each."""
+    """Write `folder`/bulk-llm and `folder`/bulk-lvlm, 200 MB of bf16 each."""
     import torch
     import transformers
     from transformers.utils import logging

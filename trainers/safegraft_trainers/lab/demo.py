@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safegraft import Client
-from safegraft.errors import DataCorruptedError, OutputError, SafegraftError, UsageError
+from safegraft.errors import DataCorruptedError, OutputError, SafegraftError, ServerError, UsageError
 from safegraft_trainers.lab import bulk, report
-from safegraft_trainers.lab.pairings import HOST, INPUTS, PAIRINGS, STRENGTHS, Pairing, linear
+from safegraft_trainers.lab.pairings import HOST, INPUTS, PAIRINGS, STRENGTHS, Pairing, Recipe, linear
 from safegraft_trainers.lab.probes import CHECKPOINTS, FourAxes, Respondent, ask, load_probes
 from safegraft_trainers.lab.report import Curve
 from safegraft_trainers.lab.server import Server, peak_memory, running_server
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(options.out, quick=options.quick)
     except SafegraftError as error:
         print(f"\nthe demo failed: {error}", file=sys.stderr)
-        if (log := options.out / SERVER_LOG).exists():
-            print(f"the server's log: {log}", file=sys.stderr)
+        if isinstance(error, ServerError):
+            print(f"the server's log: {options.out / SERVER_LOG}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nstopped, and the server with it; the next run starts afresh", file=sys.stderr)
@@ -80,7 +80,8 @@ def run(out: Path, *, quick: bool) -> None:
         roots = [CHECKPOINTS] if quick else [CHECKPOINTS, large]
         server = stack.enter_context(running_server(roots, Path(scratch, "data"), out / SERVER_LOG))
         client = stack.enter_context(Client(server.address, patience=15))
-        say(f"safegraft {client.server_info().version} answers on {server.address}")
+        with held_back_interrupts():
+            say(f"safegraft {client.server_info().version} answers on {server.address}")
 
         step("Plans, from headers alone")
         plans = {pairing: show_plan(client, pairing) for pairing in PAIRINGS}
@@ -88,7 +89,7 @@ def run(out: Path, *, quick: bool) -> None:
         results = out / "merged"
         step(f"Merges, received over gRPC while they are computed, into {results}")
         merges = {
-            (pairing, strength): fetch(client, pairing.recipe(strength), results / f"{pairing.safer}-{strength:g}")
+            (pairing, strength): merge(client, pairing.recipe(strength), results / f"{pairing.safer}-{strength:g}")
             for pairing in PAIRINGS
             for strength in strengths[pairing]
         }
@@ -116,6 +117,26 @@ def run(out: Path, *, quick: bool) -> None:
     step("Your own two models")
     show_next_step(out)
     print(f"\nDone in {time.monotonic() - began:.0f} s.", flush=True)
+
+
+@contextmanager
+def held_back_interrupts() -> Generator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of the block: one call, seconds at most.
+
+    An exception that breaks into gRPC's own bookkeeping can leave a channel that never closes.
+    """
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held:
+        raise KeyboardInterrupt
 
 
 def step(title: str) -> None:
@@ -166,12 +187,18 @@ class Plan:
 
 
 def show_plan(client: Client, pairing: Pairing) -> Plan:
-    plan = client.plan(pairing.recipe(pairing.default))
+    with held_back_interrupts():
+        plan = client.plan(pairing.recipe(pairing.default))
     copied = frozenset(tensor["name"] for tensor in plan["tensors"] if tensor["action"] == "copy")
     merged = len(plan["tensors"]) - len(copied)
     digest = plan["digest"]
     say(f"{pairing.name:<38} {merged} tensors to merge, {len(copied):>2} to copy; plan {digest[:12]}")
     return Plan(digest, copied)
+
+
+def merge(client: Client, recipe: Recipe, folder: Path) -> Merged:
+    with held_back_interrupts():
+        return fetch(client, recipe, folder)
 
 
 def show_transfers(merges: Merges) -> None:
@@ -191,7 +218,7 @@ def show_large_merge(client: Client, writer: "subprocess.Popen[bytes]", folder: 
     """The miniature models are too small to time; this pair is not."""
     if writer.wait():
         raise SafegraftError(f"writing the large pair failed with exit code {writer.returncode}; its message is above")
-    merged = fetch(client, linear(f"large/{bulk.LVLM}", f"large/{bulk.LLM}", 0.25), folder)
+    merged = merge(client, linear(f"large/{bulk.LVLM}", f"large/{bulk.LLM}", 0.25), folder)
     say(
         f"{'a larger pair, random weights':<38} {merged.size / MB:.0f} MB,"
         f" first byte after {merged.first_byte:.2f} s, {merged.size / MB / merged.seconds:.0f} MB/s in all"
@@ -235,7 +262,7 @@ def probe(folder: Path) -> FourAxes:
 
 def show_answers(inputs: Mapping[str, FourAxes], curves: Sequence[Curve], out: Path) -> None:
     say("Every merge loads in transformers: no tensor is missing, left over or of another shape.")
-    say("Percent of the prompts, and how far the 95 % interval reaches:")
+    say("Percent of the prompts, ± half the width of the 95 % interval (Wilson):")
     print(f"\n{report.four_axes(inputs, curves)}\n")
     say("aligned-llm sees no pictures: its last two columns are over text alone.")
     say("Set by set (a plain text; beside a picture; about a word that stands in the picture only):")
