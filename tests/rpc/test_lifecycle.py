@@ -13,6 +13,8 @@ import pytest
 from safegraft.engine.staging import partial_path
 from safegraft.errors import MergeCancelledError, OutputError, ServerError, ServerUnavailableError
 from safegraft.rpc.client import Client, MergeState
+from safegraft.rpc.ring import SLOT_BYTES, SLOTS
+from safegraft.testing import tiny_llm, tiny_lvlm
 from safegraft.v1 import merge_service_pb2
 from safegraft.v1.merge_service_pb2_grpc import MergeServiceStub
 
@@ -90,6 +92,16 @@ def test_a_worker_that_does_not_stop_is_killed(client: Client, server, held: Rec
     assert client.cancel(id).state is MergeState.CANCELLED
     assert time.monotonic() - began < 3.0
     assert client.get(id).error is None
+
+
+def test_a_cancellation_takes_its_course_when_its_caller_has_gone(
+    client: Client, server, held: Recipe, gate: Path, until: Until
+):
+    id, _ = hold(client, server, held, gate, until)
+    with grpc.insecure_channel(server.target) as channel, pytest.raises(grpc.RpcError) as caught:
+        MergeServiceStub(channel).CancelMerge(merge_service_pb2.CancelMergeRequest(name=f"merges/{id}"), timeout=0.3)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED, "the worker is stuck for longer than that"
+    until(lambda: client.get(id).state is MergeState.CANCELLED)
 
 
 def test_a_queued_merge_is_cancelled_without_a_worker(client: Client, server, held: Recipe, gate: Path, until: Until):
@@ -173,14 +185,17 @@ def test_two_servers_do_not_share_a_port(start_server, server, tmp_path: Path):
     assert "cannot listen" in second.log.read_text()
 
 
-def test_a_file_that_cannot_be_written_fails_the_merge(start_server, linear: Recipe, tmp_path: Path):
-    server = start_server(limit=1_000_000, data=str(tmp_path / "data"))
+def test_a_file_that_cannot_be_written_fails_the_merge(start_server, linear: Recipe, root: Path, tmp_path: Path):
+    limit = 2 * SLOTS * SLOT_BYTES  # what workers share with the server counts as a file, too
+    tiny_llm(root / "fat-llm", vocab=20_000, hidden=64, seed=4)
+    tiny_lvlm(root / "fat-lvlm", vocab=20_004, hidden=64, seed=5)
+    recipe = linear(llm="fat-llm", lvlm="fat-lvlm")
+    server = start_server(limit=limit, data=str(tmp_path / "data"))
     with Client(server.target) as client:
-        merge = client.wait(client.create(linear(llm="big-llm", lvlm="big-lvlm")).id)
+        merge = client.wait(client.create(recipe).id)
         assert merge.state is MergeState.FAILED
         assert isinstance(merge.error, OutputError)
         assert str(tmp_path) not in str(merge.error), "where the data lies is no client's business"
         assert not list((tmp_path / "data" / "merges").iterdir())
         # Nothing is written for this one.
-        whole = client.merge(linear(llm="big-llm", lvlm="big-lvlm"), tmp_path / "out", retention="none")
-        assert whole.bytes_received > 1_000_000
+        assert client.merge(recipe, tmp_path / "out", retention="none").bytes_received > limit

@@ -4,6 +4,7 @@ anatomy.py     what a checkpoint consists of: stacks of layers, the language mod
 layers.py      the layers of one stack laid on those of another
 align.py       for every host tensor, which tensor each input contributes
 experts.py     experts that one model stores one by one and the other stacked
+composed.py    a checkpoint some of whose tensors are put together from others
 rows.py        for vocabulary tensors, which rows
 parameters.py  what a method's parameters accept, in words
 settings.py    parameters resolved for one tensor: precedence, filters, gradients
@@ -14,6 +15,7 @@ identity.py    public names, the plan's digest, the manifest
 layout.py      output shards: names, headers, offsets
 cost.py        what a plan will cost
 kernel.py      one cut of one tensor: read, cast, check, merge, check, cast
+once.py        values computed once by whoever asks first
 execute.py     a plan's virtual files: any byte range, several threads, bounded memory
 staging.py     a folder that appears only when complete
 folder.py      virtual files -> such a folder

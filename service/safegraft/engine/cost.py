@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from safegraft.checkpoint.types import Checkpoint
+from safegraft.engine.composed import KEPT_BYTES, ComposedCheckpoint
 from safegraft.engine.task import Cost, TensorTask
 from safegraft.methods.contract import Granularity, MergeMethod
 
@@ -25,10 +26,11 @@ def estimate(
         ),
         default=0,
     )
+    turned = sum(KEPT_BYTES for one in checkpoints.values() if isinstance(one, ComposedCheckpoint))
     return Cost(
         bytes_read=read,
         bytes_written=written,
-        peak_memory_bytes=PROCESS + whole,
+        peak_memory_bytes=PROCESS + whole + turned,
         merged_elements=sum(task.elements for task in tasks if task.action == "merge"),
         seconds=(read + written) / NOMINAL_SPEED,
     )

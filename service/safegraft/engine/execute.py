@@ -5,7 +5,7 @@ Every byte is a function of (plan, file, offset): threads, cuts and the order of
 
 import os
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ import torch
 
 from safegraft.engine.identity import manifest
 from safegraft.engine.kernel import Kernel
+from safegraft.engine.once import Once
 from safegraft.engine.staging import FileDigest
 from safegraft.engine.task import Plan, PlannedFile, PlannedTensor, TensorTask
 from safegraft.errors import MergeCancelledError, UsageError
@@ -66,8 +67,8 @@ class MergedCheckpoint:
         self.files: Mapping[str, VirtualFile] = {file.name: VirtualFile(self, file) for file in plan.files}
         self.tensors: Mapping[str, torch.Tensor] = MergedTensors(self)
         self._kernels = threading.local()
-        self._states = _Once(STATES_KEPT)
-        self._wholes = _Once(WHOLE_KEPT)
+        self._states = Once[Any](STATES_KEPT)
+        self._wholes = Once[torch.Tensor](WHOLE_KEPT)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="safegraft")
 
     def __enter__(self) -> "MergedCheckpoint":
@@ -96,7 +97,7 @@ class MergedCheckpoint:
         if task.action == "copy":
             kernel.copy(task, cut.start, memoryview(out))
         elif self._is_whole(task):
-            whole: torch.Tensor = self._wholes.get(task.name, lambda: kernel.merge_whole(task, self._state(task)))
+            whole = self._wholes.get(task.name, lambda: kernel.merge_whole(task, self._state(task)))
             torch.frombuffer(out, dtype=task.dtype.torch).copy_(whole[cut.start : cut.stop])
         else:
             kernel.merge(task, self._state(task), cut.start, cut.stop, memoryview(out))
@@ -226,33 +227,6 @@ class MergedTensors(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-class _Once:
-    """Values computed once by whoever asks first, while the others wait; the latest few are kept."""
-
-    def __init__(self, keep: int) -> None:
-        self._keep = keep
-        self._lock = threading.Lock()
-        self._futures: OrderedDict[str, Future[Any]] = OrderedDict()
-
-    def get(self, key: str, make: Callable[[], Any]) -> Any:
-        with self._lock:
-            future = self._futures.get(key)
-            mine = future is None
-            if future is None:
-                future = self._futures[key] = Future()
-                while len(self._futures) > self._keep:
-                    self._futures.popitem(last=False)
-        if mine:
-            try:
-                future.set_result(make())
-            except BaseException as error:
-                future.set_exception(error)
-                with self._lock:
-                    self._futures.pop(key, None)
-                raise
-        return future.result()
 
 
 def manifest_of(plan: Plan, digests: Mapping[str, FileDigest]) -> bytes:

@@ -1,7 +1,7 @@
 """Keeps the C library from giving memory back to the kernel after every message.
 
-Messages of half a megabyte are above glibc's thresholds: by default each copy of each message is fresh memory, and the kernel
-clears its 128 pages one fault at a time. That cost 2.4 of 3.4 CPU seconds a gigabyte served.
+Messages of half a megabyte are above glibc's thresholds: by default each copy of each message is fresh memory, and the
+kernel clears its 128 pages one fault at a time. That cost 2.4 of 3.4 CPU seconds a gigabyte served.
 """
 
 import ctypes

@@ -24,7 +24,10 @@ HEARTBEAT_SECONDS = 10.0
 
 
 class MergeServicer(MergeServiceServicer):
-    """Answers streams by `context.write`: a generator would be left hanging when its call is cancelled."""
+    """Answers streams by `context.write`: a generator would be left hanging when its call is cancelled.
+
+    What changes a merge is shielded: a client that goes away must not leave half of a change behind.
+    """
 
     def __init__(self, house: House) -> None:
         self._house = house
@@ -66,7 +69,7 @@ class MergeServicer(MergeServiceServicer):
     ) -> None:
         recipe = requests.recipe_text(request.recipe)
         planned = await plan_recipe(self._house, recipe, requests.shard_size(request.max_shard_size))
-        for part in convert.plan_parts(planned.document):
+        for part in await asyncio.to_thread(list, convert.plan_parts(planned.document)):
             await context.write(part)
 
     async def CreateMerge(
@@ -76,7 +79,7 @@ class MergeServicer(MergeServiceServicer):
     ) -> merge_pb2.Merge:
         job = await prepare(self._house, request)
         if not request.validate_only:
-            job = await store(self._house, job)
+            job = await asyncio.shield(store(self._house, job))
         return await self._full(job)
 
     async def GetMerge(
@@ -123,12 +126,13 @@ class MergeServicer(MergeServiceServicer):
         request: pb.CancelMergeRequest,
         context: "grpc.aio.ServicerContext[pb.CancelMergeRequest, merge_pb2.Merge]",
     ) -> merge_pb2.Merge:
-        return await self._full(await self._house.runner.cancel(requests.merge_id(request.name)))
+        id = requests.merge_id(request.name)
+        return await self._full(await asyncio.shield(self._house.runner.cancel(id)))
 
     async def DeleteMerge(
         self, request: pb.DeleteMergeRequest, context: "grpc.aio.ServicerContext[pb.DeleteMergeRequest, Empty]"
     ) -> Empty:
-        await self._house.runner.delete(requests.merge_id(request.name))
+        await asyncio.shield(self._house.runner.delete(requests.merge_id(request.name)))
         return Empty()
 
     async def _full(self, job: Job) -> merge_pb2.Merge:

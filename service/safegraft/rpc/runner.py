@@ -61,6 +61,7 @@ class MergeRunner:
         self._merges = data / "merges"
         self._store, self._pool, self._changes, self._size = store, pool, changes, size
         self._queue: asyncio.Queue[str] = asyncio.Queue()
+        self._queued: set[str] = set()  # those in the queue that are still wanted
         self._runs: dict[str, _Run] = {}
         self._loops: list[asyncio.Task[None]] = []
 
@@ -80,10 +81,12 @@ class MergeRunner:
 
     def submit(self, id: str) -> None:
         """Queue a stored merge."""
+        self._queued.add(id)
         self._queue.put_nowait(id)
 
     async def cancel(self, id: str) -> Job:
         """Stop a merge. Raises NotFoundError, and ConflictError when it has ended otherwise."""
+        self._queued.discard(id)  # from here on it is in the hands of a worker, of this call, or over
         run = self._runs.get(id)
         if run is not None:
             run.cancelled = True
@@ -117,12 +120,13 @@ class MergeRunner:
     async def _work(self) -> None:
         while True:
             id = await self._queue.get()
+            if id not in self._queued:
+                continue  # it was cancelled
+            self._queued.remove(id)
             run = self._runs[id] = _Run()
             try:
                 while await self._attempt(id, run):
                     pass
-            except (NotFoundError, ConflictError):
-                log.info("merges/%s was cancelled or deleted while it was queued", id)
             except Exception:  # a bug, or the database is gone: this merge stops here, the others go on
                 log.exception("merges/%s cannot be run", id)
                 await self._give_up(id)
@@ -133,8 +137,6 @@ class MergeRunner:
     async def _attempt(self, id: str, run: _Run) -> bool:
         """Give the merge to a worker. True if the worker died and another should go on."""
         job = await asyncio.to_thread(self._store.get, id)
-        if job.state is not JobState.QUEUED:
-            return False
         try:
             async with self._pool.lease() as worker:
                 await self._update(id, state=JobState.RUNNING)
@@ -148,8 +150,6 @@ class MergeRunner:
                 await self._end(id, JobState.CANCELLED)
                 return False
             return await self._survive(job, error)
-        except (NotFoundError, ConflictError):
-            raise  # the row went another way while it was queued; these never come from a worker
         except MergeCancelledError:
             await self._end(id, JobState.CANCELLED)
         except SafegraftError as error:
@@ -197,14 +197,13 @@ class MergeRunner:
             await self._update(id, state=JobState.QUEUED)
 
     async def _end(self, id: str, state: JobState, error: SafegraftError | None = None) -> Job:
-        """Record the end of a merge without a result, and free its disk space."""
+        """Free a merge's disk space and record that it has ended without a result."""
         cause = None
         if error is not None:
             log.info("merges/%s failed: %s", id, error)
             cause = JobError(error.reason, tuple((one.where, one.message) for one in error.problems))
-        job = await self._update(id, state=state, error=cause)
         await asyncio.to_thread(self._remove, id)
-        return job
+        return await self._update(id, state=state, error=cause)
 
     async def _update(
         self,
