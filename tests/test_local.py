@@ -26,6 +26,12 @@ def test_a_model_in_the_hub_cache_goes_by_its_name_and_commit(tmp_path: Path) ->
     checkpoint.close()
 
 
+@pytest.mark.parametrize("reference", ["~no-such-user-here/llm", "x" * 300, "nul\0"])
+def test_what_cannot_even_be_looked_up(reference: str) -> None:
+    with pytest.raises(CheckpointError):
+        open_model(reference)
+
+
 @pytest.mark.parametrize(
     ("reference", "advice"),
     [

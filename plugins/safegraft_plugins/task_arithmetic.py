@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from safegraft import hookimpl
 from safegraft.methods import Context, Granularity, Input, MergeMethod, Requirements
-from safegraft_plugins.weights import check_sum
+from safegraft_plugins.weights import check_range, check_sum
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +49,10 @@ class TaskArithmetic(MergeMethod):
     def check(
         self, inputs: Sequence[TaskArithmeticInputParameters], parameters: TaskArithmeticParameters
     ) -> Iterator[str]:
+        weights = [one.weight for one in inputs]
+        yield from check_range([*weights, parameters.scale])
         if parameters.normalize:
-            yield from check_sum([one.weight for one in inputs])
+            yield from check_sum(weights)
 
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         assert base is not None  # the engine hands over what `requires` asks for

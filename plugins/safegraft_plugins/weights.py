@@ -6,6 +6,15 @@ from collections.abc import Iterator, Sequence
 # would leave nothing but rounding errors.
 CANCELLED = 1e-6
 
+LARGEST, SMALLEST = 3.4e38, 1.2e-38  # of float32, in which weights are applied
+
+
+def check_range(weights: Sequence[float]) -> Iterator[str]:
+    """Yield which weights float32 cannot hold."""
+    for weight in weights:
+        if abs(weight) > LARGEST or 0 < abs(weight) < SMALLEST:
+            yield f"the weight {weight:g} is out of float32's range ({SMALLEST:g} to {LARGEST:g})"
+
 
 def check_sum(weights: Sequence[float]) -> Iterator[str]:
     """Yield what is wrong with weights that a method divides by the sum of."""

@@ -6,7 +6,7 @@
     print(safegraft.plan(recipe).to_dict())
     safegraft.merge(recipe, out="merged")
     with safegraft.open(recipe) as merged:
-        model.load_state_dict(merged.tensors)
+        merged.tensors["language_model.lm_head.weight"]
 
 errors.py    the error tree
 recipe/      what was asked for
@@ -24,7 +24,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safegraft.api import merge, open, plan  # noqa: A004 (safegraft.open reads like the builtin on purpose)
+    from safegraft.api import merge, open, plan
     from safegraft.engine.execute import MergedCheckpoint
     from safegraft.engine.folder import MergeResult, Progress
     from safegraft.engine.task import Plan

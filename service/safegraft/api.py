@@ -69,13 +69,13 @@ def merge(
 
 
 @contextmanager
-def open(  # noqa: A001 (safegraft.open reads like the builtin on purpose)
+def open(
     recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE, threads: int | None = None
 ) -> "Generator[MergedCheckpoint]":
     """The merged checkpoint without writing it: `with safegraft.open(recipe) as merged: ...`
 
-    `merged.files[name].read(start, stop)` gives bytes of its files, `merged.tensors` is a lazy mapping
-    of name to tensor that `load_state_dict` takes.
+    `merged.files[name].read(start, stop)` gives bytes of its files, `merged.tensors` is a lazy mapping of
+    names, as they are in the host's files, to tensors: what `from_pretrained(None, state_dict=...)` takes.
     """
     from safegraft.engine.execute import MergedCheckpoint
 

@@ -14,7 +14,7 @@
     └── ServerError              the server or the way to it failed       exit 4
         ├── ServerUnavailableError   no answer; trying again may help
         ├── NotFoundError            the server has no such merge or file
-        ├── ConflictError            the resource is in another state, or the request id is taken
+        ├── ConflictError            the resource is in a state that does not allow the call
         ├── AuthenticationError      the token is missing or wrong
         └── DataCorruptedError       bytes arrived that do not match their checksum
 
@@ -164,7 +164,7 @@ class NotFoundError(ServerError):
 
 
 class ConflictError(ServerError):
-    """The resource's state does not allow the call, or a request id was used for something else."""
+    """The resource's state does not allow the call: a merge that has ended cannot be cancelled."""
 
     reason = "CONFLICT"
 

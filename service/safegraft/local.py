@@ -18,8 +18,12 @@ def open_model(reference: str) -> Checkpoint:
 
     Raises CheckpointError when there is no such folder or it is not a sound checkpoint.
     """
-    path = Path(reference).expanduser()
-    if not path.exists():
+    try:
+        path = Path(reference).expanduser()
+        exists = path.exists()
+    except (RuntimeError, OSError, ValueError) as error:  # no such user's home, a name too long, no permission
+        raise CheckpointError(Problem(reference, f"cannot be looked up: {error}")) from error
+    if not exists:
         hint = "check the path; relative paths start at the current directory"
         if reference.count("/") == 1 and not reference.startswith((".", "~")):
             hint += (

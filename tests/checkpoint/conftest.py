@@ -131,3 +131,9 @@ def folders(tmp_path: Path) -> Any:
     yield maker
     for checkpoint in maker.opened:
         checkpoint.close()
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat every checkpoint as one that is too large to be hashed in full."""
+    monkeypatch.setattr("safegraft.checkpoint.folder.HASHED_BYTES", -1)

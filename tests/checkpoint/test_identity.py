@@ -12,6 +12,8 @@ from safegraft.checkpoint import identity as sampling
 LARGE = {"big": ("U8", (20_000,), bytes(20_000)), "small": ("U8", (3,), b"abc")}
 FILES = {"tokenizer.json": b"{}", "additional_chat_templates/a.jinja": b"x"}
 
+pytestmark = pytest.mark.usefixtures("large")
+
 
 @pytest.fixture
 def original(folders, encode):
@@ -171,3 +173,16 @@ def test_without_reading_weights_when_digests_are_known(folders, original, monke
 
     monkeypatch.setattr(sampling, "_sample", no_sample)
     folders.open(folder, digests=digests_of(folder))
+
+
+def test_a_small_checkpoint_is_covered_byte_for_byte(folders, original, monkeypatch):
+    monkeypatch.setattr("safegraft.checkpoint.folder.HASHED_BYTES", 1 << 20)
+    folder, _ = original
+    before = folders.open(folder).identity
+    assert before.scheme == "sha256"
+    sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert folders.open(folder, digests={"model.safetensors": sha256}).identity == before
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-4] ^= 1  # the end of the large tensor, which no sample reaches
+    (folder / "model.safetensors").write_bytes(content)
+    assert folders.open(folder).identity.digest != before.digest

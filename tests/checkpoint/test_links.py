@@ -200,6 +200,7 @@ def test_store_that_cached_repositories_share(folders, encode, weights, tmp_path
         folders.open(snapshot)
 
 
+@pytest.mark.usefixtures("large")
 def test_only_blobs_are_known_by_their_sha256(folders, encode, weights, tmp_path):
     snapshot = folders.cached({"model.safetensors": SHA}, cached_files(encode, weights))
     (tmp_path / "hub/models--acme--tiny/blobs" / SHA).rename(tmp_path / "hub/models--acme--tiny" / XET)

@@ -36,6 +36,9 @@ class HeaderCheckpoint(Checkpoint):
     def tokens(self) -> Mapping[str, int] | None:
         return self._tokens
 
+    def modified_ns(self) -> int:
+        return 0
+
     def verify_unchanged(self) -> None:
         raise AssertionError("nothing was opened")
 

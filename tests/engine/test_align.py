@@ -7,7 +7,7 @@ import pytest
 
 from safegraft.checkpoint.dtypes import DType
 from safegraft.engine.align import align
-from safegraft.engine.anatomy import depth_of, is_multimodal, language_stack, split_layer, stacks_of
+from safegraft.engine.anatomy import depth_of, is_multimodal, language_stack, split_layer, stacks_of, vocabulary_tensors
 
 Shapes = dict[str, tuple[int, ...]]
 LLM_CONFIG = {"model_type": "llama", "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 3}
@@ -147,6 +147,39 @@ def test_tied_llm_meets_both_of_an_untied_host(headers: Callable[..., Any]) -> N
 
 def tied_host() -> Shapes:
     return {name: shape for name, shape in lvlm("saved").items() if "lm_head" not in name}
+
+
+def test_a_head_that_is_missing_is_not_taken_for_tied(headers: Callable[..., Any]) -> None:
+    host = headers("host", lvlm("saved"), LVLM_CONFIG)
+    config = {**LLM_CONFIG, "tie_word_embeddings": False}
+    for lost in ("lm_head.weight", "model.embed_tokens.weight"):
+        shapes = {name: shape for name, shape in llm().items() if name != lost}
+        found = align(host, headers("llm", shapes, config), {})
+        assert len(found.problems) == 1
+        assert "is the checkpoint complete?" in found.problems[0]
+        assert not align(host, headers("llm", shapes, config), {}, keep_vocabulary=True).problems
+
+
+@pytest.mark.parametrize("lost", [".mlp.", "model.norm."])
+def test_what_the_llm_lacks_is_told(lost: str, headers: Callable[..., Any]) -> None:
+    shapes = {name: shape for name, shape in llm().items() if lost not in name}
+    found = align(headers("host", lvlm("saved"), LVLM_CONFIG), headers("llm", shapes, LLM_CONFIG), {})
+    assert any("of the host's language model have no counterpart" in note and lost in note for note in found.notes)
+
+
+def test_an_llm_without_layers_is_refused(headers: Callable[..., Any]) -> None:
+    shapes = {name: shape for name, shape in llm().items() if ".layers." not in name}
+    found = align(headers("host", lvlm("saved"), LVLM_CONFIG), headers("llm", shapes, LLM_CONFIG), {})
+    assert any("none of its layers fits any of the host host's" in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize("size", [None, "20", [20], 7])
+def test_vocabulary_tensors_are_known_by_the_tokenizer_where_the_config_fails(
+    size: object, headers: Callable[..., Any]
+) -> None:
+    config = {**LLM_CONFIG, "vocab_size": size}
+    known = headers("llm", llm(), config, {f"t{row}": row for row in range(18)})
+    assert vocabulary_tensors(known) == {"lm_head.weight", "model.embed_tokens.weight"}
 
 
 def test_untied_llm_in_a_tied_host_is_an_error(headers: Callable[..., Any]) -> None:

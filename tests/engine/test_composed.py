@@ -43,6 +43,9 @@ class Stored(Checkpoint):
     def tokens(self) -> Mapping[str, int] | None:
         return {"word": 0}
 
+    def modified_ns(self) -> int:
+        return 0
+
     def verify_unchanged(self) -> None:
         self.calls.append("verify_unchanged")
 

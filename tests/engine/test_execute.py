@@ -1,5 +1,6 @@
 """Virtual files: every byte is a function of (plan, file, offset), and memory and threads change nothing."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,18 @@ def test_overflow_of_the_result_is_an_error_not_inf(tmp_path: Path) -> None:
     }
     with safegraft.open(recipe) as merged, pytest.raises(NonFiniteError, match="do not fit F16; set `out_dtype"):
         merged.files["model.safetensors"].read()
+
+
+def test_a_copied_value_that_does_not_fit_is_an_error_too(models: Any, tmp_path: Path) -> None:
+    tensors = {name: tensor for file in models.lvlm.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    tensors["vision_tower.post_layernorm.weight"][2] = 1e5
+    wide = write_checkpoint(tmp_path / "wide", tensors, json.loads((models.lvlm / "config.json").read_text()))
+    recipe = models.linear(embeddings="host", out_dtype="float16")
+    recipe["models"][1]["model"] = str(wide)
+    with safegraft.open(recipe) as merged:
+        with pytest.raises(NonFiniteError, match=r"vision_tower\.post_layernorm\.weight: the values do not fit F16"):
+            merged.tensors["vision_tower.post_layernorm.weight"]
+        assert torch.isfinite(merged.tensors["language_model.model.norm.weight"]).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -150,6 +150,7 @@ def test_an_input_that_changes_under_way_spoils_the_merge(models: Any, tmp_path:
     with pytest.raises(InputChangedError, match="aligned-llm"):
         safegraft.merge(recipe, out=tmp_path / "out", progress=touch)
     assert not (tmp_path / "out").exists()
+    assert not partial_path(tmp_path / "out").exists()
 
 
 def test_too_little_space_is_told_before_a_byte_is_written(
@@ -169,3 +170,18 @@ def test_files_are_readable_by_others_whatever_the_umask(models: Any, tmp_path: 
     finally:
         os.umask(before)
     assert {oct(path.stat().st_mode & 0o777) for path in result.out.iterdir()} == {"0o644"}
+
+
+def test_an_edit_that_a_sample_misses_is_noticed_by_its_time(
+    models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safegraft.checkpoint.folder.HASHED_BYTES", -1)
+    llm = shutil.copytree(models.llm, tmp_path / "aligned-llm")
+    recipe = models.linear()
+    recipe["models"][0]["model"] = str(llm)
+    safegraft.merge(recipe, out=tmp_path / "out")
+    assert safegraft.merge(recipe, out=tmp_path / "out").bytes_written == 0
+    later = (tmp_path / "out" / "safegraft.json").stat().st_mtime_ns + 1
+    os.utime(llm / "model.safetensors", ns=(later, later))
+    with pytest.raises(OutputError, match="an input was modified since"):
+        safegraft.merge(recipe, out=tmp_path / "out")

@@ -263,6 +263,16 @@ def test_merging_nothing_is_refused(zoo: Open) -> None:
         make_plan(safegraft.Recipe.load({**recipe, "host_model": "lvlm"}), zoo, registry())
 
 
+def test_a_tensor_map_on_the_host_is_refused(zoo: Open) -> None:
+    models = [
+        {"model": "llm", "parameters": {"weight": 1}},
+        {"model": "lvlm", "parameters": {"weight": 1}, "tensor_map": {"x.": "y."}},
+    ]
+    recipe = safegraft.Recipe.load({"models": models, "merge_method": "linear"})
+    with pytest.raises(RecipeError, match=r"models\[1\]\.tensor_map: has no effect on the host model itself"):
+        make_plan(recipe, zoo, registry())
+
+
 def test_a_shard_size_below_one_byte_is_refused(zoo: Open) -> None:
     with pytest.raises(UsageError, match="at least 1 byte"):
         make_plan(

@@ -119,7 +119,7 @@ def test_a_damaged_result_is_told(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("in_the_way", ["file", "folder", "other merge", "dangling link"])
+@pytest.mark.parametrize("in_the_way", ["file", "folder", "other merge", "dangling link", "link"])
 def test_what_is_in_the_way_is_never_touched(tmp_path: Path, in_the_way: str) -> None:
     out = tmp_path / "out"
     if in_the_way == "file":
@@ -129,6 +129,9 @@ def test_what_is_in_the_way_is_never_touched(tmp_path: Path, in_the_way: str) ->
         (out / "mine.txt").write_text("mine")
     elif in_the_way == "other merge":
         finish(out, digest="other")
+    elif in_the_way == "link":
+        (tmp_path / "empty").mkdir()
+        out.symlink_to(tmp_path / "empty")
     else:
         out.symlink_to(tmp_path / "nowhere")
     before = sorted(path.name for path in tmp_path.rglob("*"))
@@ -189,3 +192,70 @@ def test_a_broken_journal_starts_over(tmp_path: Path) -> None:
     (partial_path(tmp_path / "out") / JOURNAL).write_text("{half")
     with StagedFolder(tmp_path / "out", DIGEST) as folder:
         assert not folder.finished
+
+
+def test_nothing_older_than_the_inputs_is_used(tmp_path: Path) -> None:
+    fill(tmp_path / "out", ["a.bin"])
+    written = (partial_path(tmp_path / "out") / "a.bin").stat().st_mtime_ns
+    with StagedFolder(tmp_path / "out", DIGEST, newer_than=written) as folder:
+        assert set(folder.finished) == {"a.bin"}
+    with StagedFolder(tmp_path / "out", DIGEST, newer_than=written + 1) as folder:
+        assert not folder.finished
+    finish(tmp_path / "out")
+    later = (tmp_path / "out" / MANIFEST).stat().st_mtime_ns + 1
+    with (
+        pytest.raises(OutputError, match="an input was modified since"),
+        StagedFolder(tmp_path / "out", DIGEST, newer_than=later),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_what_stands_where_the_parts_would_be_is_never_touched(tmp_path: Path, link: bool) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "mine.txt").write_text("mine")
+    partial = partial_path(tmp_path / "out")
+    partial.symlink_to(precious) if link else precious.rename(partial)
+    with pytest.raises(OutputError, match="is in the way"), StagedFolder(tmp_path / "out", DIGEST):
+        pass
+    assert (partial / "mine.txt").read_text() == "mine"
+
+
+NONSENSE = ["[" * 100_000, "{}", "[]", "7", '{"digest": "%s", "plan_digest": "%s"}' % (DIGEST, DIGEST), "\0"]
+NONSENSE.append('{"digest": "%s", "plan_digest": "%s", "files": {"a": {"size": 1}}}' % (DIGEST, DIGEST))
+
+
+@pytest.mark.parametrize("text", NONSENSE)
+def test_nonsense_in_journal_or_manifest_is_nobodys_record(tmp_path: Path, text: str) -> None:
+    fill(tmp_path / "out", ["a.bin"])
+    (partial_path(tmp_path / "out") / JOURNAL).write_text(text)
+    with StagedFolder(tmp_path / "out", DIGEST) as folder:
+        assert not folder.finished
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / MANIFEST).write_text(text)
+    with pytest.raises(OutputError, match="not empty"), StagedFolder(tmp_path / "done", DIGEST):
+        pass
+
+
+def test_a_pipe_for_a_journal_does_not_hang(tmp_path: Path) -> None:
+    fill(tmp_path / "out", ["a.bin"])
+    (partial_path(tmp_path / "out") / JOURNAL).unlink()
+    os.mkfifo(partial_path(tmp_path / "out") / JOURNAL)
+    with StagedFolder(tmp_path / "out", DIGEST) as folder:
+        assert not folder.finished
+
+
+def test_the_lock_holds_until_the_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.rename
+
+    def slow(source: object, target: object) -> None:
+        if target == tmp_path / "out":
+            with pytest.raises(OutputError, match="another process"), StagedFolder(tmp_path / "out", DIGEST):
+                pass
+        rename(source, target)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("safegraft.engine.staging.os.rename", slow)
+    finish(tmp_path / "out")
+    assert (tmp_path / "out" / "a.bin").read_bytes() == CONTENT["a.bin"]
+    assert os.listdir(tmp_path) == ["out"]

@@ -55,6 +55,9 @@ class Headers(Checkpoint):
     def tokens(self) -> None:
         raise NotImplementedError
 
+    def modified_ns(self) -> int:
+        return 0
+
     def verify_unchanged(self) -> None:
         raise NotImplementedError
 

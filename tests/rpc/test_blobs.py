@@ -113,6 +113,25 @@ def manifest(files: dict[str, Blob]) -> bytes:
     ).encode()
 
 
+@pytest.mark.parametrize(("name", "shown"), [("aligned-llm", "aligned-llm"), (None, "upload:x")])
+def test_an_uploaded_checkpoint_goes_by_its_name(
+    root: Path, store: BlobStore, put: Callable[[bytes], Blob], name: str | None, shown: str
+):
+    files = {path.name: put(path.read_bytes()) for path in (root / "llm").iterdir()}
+    document = json.loads(manifest(files))
+    sha256 = put(json.dumps({"name": name, **document}).encode()).sha256
+    checkpoint = Models((), store).open(f"upload:{sha256}")
+    assert checkpoint.name == (shown if name else f"upload:{sha256}")
+    checkpoint.close()
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "", 7, ["x"]])
+def test_a_name_that_is_no_bare_name_is_refused(name: object):
+    document = {"name": name, "files": {"config.json": {"sha256": "0" * 64, "size": 1}}}
+    with pytest.raises(CheckpointError, match="is not a bare name"):
+        parse_manifest("upload:x", json.dumps(document).encode())
+
+
 def test_an_uploaded_checkpoint_opens_with_its_digests(root: Path, store: BlobStore, put: Callable[[bytes], Blob]):
     files = {path.name: put(path.read_bytes()) for path in (root / "llm").iterdir()}
     sha256 = put(manifest(files)).sha256

@@ -16,7 +16,7 @@ MB = 1 << 20
 
 
 def plan(megabytes: int) -> PlanSummary:
-    return PlanSummary("d" * 64, "m", (("a", megabytes * MB),), (), 1, ())
+    return PlanSummary("d" * 64, "m", (("a", megabytes * MB),), (), 1, (), 0)
 
 
 def job(megabytes: int, done: int, retention: Any = "keep") -> Job:
@@ -49,7 +49,7 @@ def test_absurdly_many_files_are_refused():
         document = {"files": [{"name": str(n), "size_bytes": 1} for n in range(count)]}
 
         async def answer(task: object) -> Planned:
-            return Planned(document, ())
+            return Planned(document, (), 0)
 
         await creation.plan_recipe(SimpleNamespace(plans=SimpleNamespace(run=answer)), "recipe", 1)  # type: ignore[arg-type]
 

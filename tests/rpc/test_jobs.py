@@ -13,7 +13,7 @@ from safegraft.errors import ConflictError, NotFoundError, ServerError, UsageErr
 from safegraft.rpc.job import NEXT, Job, JobError, JobProgress, JobState, PlanSummary, now
 from safegraft.rpc.jobs import JobStore
 
-PLAN = PlanSummary("d" * 64, "lvlm", (("a", 10), ("b", 20)), ("mind the gap",), 3, ("e" * 64,))
+PLAN = PlanSummary("d" * 64, "lvlm", (("a", 10), ("b", 20)), ("mind the gap",), 3, ("e" * 64,), 7)
 MakeJob = Callable[..., Job]
 
 

@@ -39,6 +39,7 @@ def hold(client: Client, server, held: Recipe, gate: Path, until: Until) -> tupl
     merge = client.create(held(gate=gate, tensor=LAST), max_shard_size=SHARD)
     partial = partial_path(data(server) / "merges" / merge.id / "files")
     done = until(lambda: [file.name for file in client.files(merge.id) if file.sha256][:2])
+    until(gate.with_name("gate.reached").exists)
     return merge.id, {name: (partial / name).stat().st_ino for name in done}
 
 

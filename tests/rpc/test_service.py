@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from safegraft.engine.task import Plan
 from safegraft.errors import (
     CheckpointError,
     ConflictError,
+    InputChangedError,
     InputError,
     NonFiniteError,
     NotFoundError,
@@ -31,6 +34,7 @@ from safegraft.errors import (
 from safegraft.methods.registry import Registry
 from safegraft.recipe import read_recipe
 from safegraft.rpc.client import Client, Merge, MergeState
+from safegraft.testing import tiny_llm
 from safegraft.v1 import artifact_service_pb2, merge_service_pb2
 from safegraft.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from safegraft.v1.merge_service_pb2_grpc import MergeServiceStub
@@ -474,3 +478,55 @@ def test_importing_the_service_is_cheap():
     code = f"import sys, {', '.join(names)}; print([name for name in ('torch', 'transformers') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+# -- inputs that change under a merge -----------------------------------------------------------------
+
+
+@pytest.fixture
+def edited(root: Path, linear: Recipe) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
+    """A recipe, and a way to change one of its inputs as nothing but its time of modification tells."""
+    folder = tiny_llm(root / "edited", vocab=20_000, hidden=64)
+    weights = folder / "model.safetensors"
+
+    def edit() -> None:
+        moment = weights.stat().st_mtime_ns + 10**9
+        os.utime(weights, ns=(moment, moment))
+
+    yield linear(llm="edited", lvlm="big-lvlm"), edit
+    shutil.rmtree(folder)
+
+
+def test_a_merge_does_not_mix_two_versions_of_an_input(client: Client, edited):
+    recipe, edit = edited
+    merge = client.create(recipe, retention="none")
+    assert merge.inputs_modified
+    assert b"".join(client.read(merge.id, merge.files[0].name))
+    edit()
+    with pytest.raises(InputChangedError):
+        list(client.read(merge.id, merge.files[0].name))
+    assert client.create(recipe, retention="none").inputs_modified == merge.inputs_modified + 10**9
+
+
+def test_a_queued_merge_whose_input_is_modified_fails(client: Client, held: Recipe, gate: Path, edited):
+    recipe, edit = edited
+    before = client.create(held(gate=gate))
+    merge = client.create(recipe)
+    edit()
+    gate.unlink()
+    client.wait(before.id)
+    assert isinstance(client.wait(merge.id).error, InputChangedError)
+
+
+def test_merging_again_after_an_edit_makes_a_new_merge(client: Client, edited, tmp_path: Path):
+    recipe, edit = edited
+    client.merge(recipe, tmp_path / "one")
+    edit()
+    count = len(list(client.list()))
+    client.merge(recipe, tmp_path / "two")
+    assert len(list(client.list())) == count + 1
+
+
+def test_a_digest_over_every_byte_needs_no_time(client: Client, root: Path, linear: Recipe):
+    references = {"llm": client.upload(root / "llm"), "lvlm": client.upload(root / "lvlm")}
+    assert client.create(linear(**references), validate_only=True).inputs_modified == 0

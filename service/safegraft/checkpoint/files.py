@@ -6,6 +6,7 @@ truncates kills the process. Knows nothing of checkpoints.
 """
 
 import errno
+import hashlib
 import os
 import re
 import stat
@@ -37,6 +38,8 @@ _KINDS = (
 _REPOSITORY = re.compile(r"(models|datasets|spaces)--.+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+HASH_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,13 @@ class OpenFile:
         content = bytearray(length)
         count = self.read_into(memoryview(content), offset)
         return bytes(memoryview(content)[:count])
+
+    def sha256(self) -> str:
+        """Of the whole file, in hex."""
+        digest = hashlib.sha256()
+        for offset in range(0, self.size, HASH_CHUNK):
+            digest.update(self.read(offset, HASH_CHUNK))
+        return digest.hexdigest()
 
     def verify_unchanged(self) -> None:
         """Raise InputChangedError when the file, or what lies under its name, is another by now."""

@@ -15,7 +15,7 @@ from safegraft.checkpoint.config import CONFIG_FILE, read_config
 from safegraft.checkpoint.files import Folder, OpenFile, raise_changed
 from safegraft.checkpoint.findings import Findings
 from safegraft.checkpoint.header import Header, read_header
-from safegraft.checkpoint.identity import WeightFile, identify
+from safegraft.checkpoint.identity import HASHED_BYTES, WeightFile, identify
 from safegraft.checkpoint.sidecars import CHAT_TEMPLATES, MAX_SIDECAR_BYTES, MAX_SIDECARS_BYTES, collect_sidecars
 from safegraft.checkpoint.types import Checkpoint, TensorInfo
 from safegraft.checkpoint.vocabulary import read_tokens
@@ -48,7 +48,9 @@ class FolderCheckpoint(Checkpoint):
         folder = Folder(path, name, root)
         try:
             self._open(folder)
-            self.identity = identify(self, [self._weight_file(file, folder, digests or {}) for file in self._files])
+            small = sum(file.size for file in self._files.values()) <= HASHED_BYTES
+            files = [self._weight_file(file, folder, digests or {}, small) for file in self._files]
+            self.identity = identify(self, files)
         except BaseException:
             self.close()
             raise
@@ -71,6 +73,9 @@ class FolderCheckpoint(Checkpoint):
     @functools.cached_property
     def _tokens(self) -> Mapping[str, int] | None:
         return read_tokens(self.sidecars, self.name)
+
+    def modified_ns(self) -> int:
+        return max(file.signature.mtime_ns for file in self._files.values())
 
     def verify_unchanged(self) -> None:
         raise_changed(list(self._files.values()))
@@ -107,8 +112,8 @@ class FolderCheckpoint(Checkpoint):
         findings.raise_if_any()
         return join_shards(self._headers, weight_map, self.name)
 
-    def _weight_file(self, file: str, folder: Folder, digests: Mapping[str, str]) -> WeightFile:
-        sha256 = digests.get(file) or folder.blob_sha256(file)
+    def _weight_file(self, file: str, folder: Folder, digests: Mapping[str, str], small: bool) -> WeightFile:
+        sha256 = digests.get(file) or folder.blob_sha256(file) or (self._files[file].sha256() if small else None)
         return WeightFile(file, self._files[file].size, self._headers[file].sha256, sha256)
 
 

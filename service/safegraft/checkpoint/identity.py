@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from safegraft.checkpoint.types import Checkpoint, Identity
 
+HASHED_BYTES = 256 << 20  # a checkpoint up to this size is hashed in full: half a second at most
 SAMPLED_TENSORS = 1024
 SAMPLED_BYTES = 4096
 
@@ -30,7 +31,8 @@ def identify(checkpoint: Checkpoint, files: Sequence[WeightFile]) -> Identity:
     """Compute the identity of a checkpoint whose tensors, sidecars and name are set.
 
     With a sha256 for every file (scheme "sha256") no weight is read. Otherwise ("sampled-sha256")
-    up to 1024 tensors, evenly chosen, each give the 4096 bytes in their middle.
+    up to 1024 tensors, evenly chosen, each give the 4096 bytes in their middle. A sample can miss an edit
+    of a few values: what relies on it also looks at `modified_ns`.
     """
     files = sorted(files, key=lambda file: file.name)
     complete = all(file.sha256 is not None for file in files)

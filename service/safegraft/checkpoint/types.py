@@ -68,6 +68,10 @@ class Checkpoint(ABC):
         Raises CheckpointError when a tokenizer file is there and cannot be read."""
 
     @abstractmethod
+    def modified_ns(self) -> int:
+        """When the weights were last written, in nanoseconds since the epoch; 0 where that is not known."""
+
+    @abstractmethod
     def verify_unchanged(self) -> None:
         """Raise InputChangedError unless the files are still those that were opened."""
 

@@ -77,6 +77,8 @@ class _Aligner:
         self._pair_tied_head()
         self._keep_misfits_whole()
         self._explain_left()
+        if not tensor_map:
+            self._explain_gaps()
         return self.result
 
     def _mergeable(self, tensor: TensorInfo) -> bool:
@@ -84,7 +86,10 @@ class _Aligner:
             self.result.unused[tensor.name] = "a buffer that is recomputed when the model is built"
             return False
         if not tensor.dtype.is_float:
-            self.result.unused[tensor.name] = f"{tensor.dtype} values are not weights; the host's are kept"
+            self.result.unused[tensor.name] = f"{tensor.dtype} values are not weights"
+            self.result.notes.append(
+                f"{self.other.name}: {tensor.name} holds {tensor.dtype} values, which are not weights; it is not used"
+            )
             return False
         return True
 
@@ -264,6 +269,13 @@ class _Aligner:
         host_name, name = matrices[0]
         heads = [n for n in self.free if n in self.host_vocabulary and len(self.free[n].shape) == 2]
         if len(heads) == 1 and not any(n in self.other_vocabulary for n in self.left):
+            if ties_head(self.other.config) is False:
+                if not self.keep_vocabulary:
+                    self.result.problems.append(
+                        f"it has {name} and nothing for {heads[0]} of the host {self.host.name}, and its config says "
+                        "that the two are not tied; is the checkpoint complete? `embeddings: host` keeps the host's"
+                    )
+                return
             self.result.tensors[heads[0]] = name
             del self.free[heads[0]]
             self.result.notes.append(
@@ -272,7 +284,10 @@ class _Aligner:
             return
         for head in [n for n in self.left if n in self.other_vocabulary and len(self.left[n].shape) == 2]:
             if ties_head(self.other.config):
-                self._leave_out(head, f"a second copy of {name}: the config ties them")
+                self._leave_out(head, f"a copy of {name}, since the config ties them")
+                self.result.notes.append(
+                    f"{self.other.name}: {head} is not used; its config ties it to {name}, as the host's does"
+                )
             elif self.keep_vocabulary:
                 self._leave_out(head, "embeddings: host")
             elif self.left[head].shape == self.other.tensors[name].shape:
@@ -333,6 +348,28 @@ class _Aligner:
                 f"among them {unused[0]}"
             )
             self.result.unused.update(dict.fromkeys(unused, nowhere))
+
+    def _explain_gaps(self) -> None:
+        """What the host's language model has and the input lacks: a bias perhaps, or half a checkpoint."""
+        stack = self.language[1]
+        if not stack or self.result.problems:
+            return
+        met = {place[1] for name in self.result.tensors if (place := split_layer(name)) and place[0] == stack}
+        if not any(split_layer(name) for name in self.result.tensors):
+            self.result.problems.append(f"none of its layers fits any of the host {self.host.name}'s")
+        gaps = [
+            name
+            for name in self.free
+            if self._is_language(name)
+            and name.rpartition(".")[2] not in BUFFERS
+            and not (self.keep_vocabulary and name in self.host_vocabulary)
+            and not ((place := split_layer(name)) and place[1] not in met)  # the host's own layers are told elsewhere
+        ]
+        if gaps:
+            self.result.notes.append(
+                f"{self.other.name}: {len(gaps)} tensors of the host's language model have no counterpart in it, "
+                f"among them {gaps[0]}; the host's are kept"
+            )
 
     def _is_required(self, name: str) -> bool:
         return name.startswith(self.required) or (name in self.other_vocabulary and not self.keep_vocabulary)

@@ -39,25 +39,38 @@ def is_multimodal(config: Mapping[str, Any]) -> bool:
     return text_config(config) is not config or isinstance(config.get("vision_config"), Mapping)
 
 
-def ties_head(config: Mapping[str, Any]) -> bool:
-    """Whether the output head is the token embedding, according to the config."""
-    own = text_config(config).get("tie_word_embeddings")
-    return bool(config.get("tie_word_embeddings") if own is None else own)
+def ties_head(config: Mapping[str, Any]) -> bool | None:
+    """Whether the output head is the token embedding, according to the config; None when it does not say."""
+    for part in (text_config(config), config):
+        said = part.get("tie_word_embeddings")
+        if isinstance(said, bool):
+            return said
+    return None
 
 
 def vocabulary_tensors(checkpoint: Checkpoint) -> set[str]:
-    """Names of tensors with a row a token: outside stacks, of rank 2 (or a bias beside one)."""
+    """Names of tensors with a row a token: outside stacks, of rank 2 (or a bias beside one).
+
+    The config's vocabulary sizes tell which. Where they fit no tensor, the tokenizer does: then it is the
+    tensors with the most rows, if they have room for every token.
+    """
     text = text_config(checkpoint.config)
-    sizes = {size for key, size in {**checkpoint.config, **text}.items() if key.startswith("vocab_size")}
-    main, hidden = text.get("vocab_size", checkpoint.config.get("vocab_size")), text.get("hidden_size")
+    both = {**checkpoint.config, **text}
+    sizes = {size for key, size in both.items() if key.startswith("vocab_size") and isinstance(size, int)}
+    main, hidden = both.get("vocab_size"), text.get("hidden_size")
     outside = [tensor for tensor in checkpoint.tensors.values() if split_layer(tensor.name) is None]
+    matrices = [tensor for tensor in outside if len(tensor.shape) == 2]
 
     def has_a_row_a_token(tensor: TensorInfo) -> bool:
         rows, width = tensor.shape
         padded = isinstance(main, int) and main < rows <= main + EXTRA_ROWS and width == hidden
         return rows in sizes or padded
 
-    found = {tensor.name for tensor in outside if len(tensor.shape) == 2 and has_a_row_a_token(tensor)}
+    found = {tensor.name for tensor in matrices if has_a_row_a_token(tensor)}
+    if not found and matrices and (tokens := checkpoint.tokens()):
+        most = max(tensor.shape[0] for tensor in matrices)
+        found = {tensor.name for tensor in matrices if tensor.shape[0] == most > max(tokens.values())}
+        sizes = {most}
     parents = {name.rpartition(".")[0] for name in found}
     biases = {
         tensor.name

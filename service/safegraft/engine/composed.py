@@ -100,6 +100,9 @@ class ComposedCheckpoint(Checkpoint):
     def tokens(self) -> Mapping[str, int] | None:
         return self._stored.tokens()
 
+    def modified_ns(self) -> int:
+        return self._stored.modified_ns()
+
     def verify_unchanged(self) -> None:
         self._stored.verify_unchanged()
 

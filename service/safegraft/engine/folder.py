@@ -10,7 +10,7 @@ from pathlib import Path
 from safegraft.engine.execute import MergedCheckpoint, Never, manifest_of, never
 from safegraft.engine.staging import FileDigest, StagedFolder
 from safegraft.engine.task import Plan, PlannedFile
-from safegraft.errors import OutputError
+from safegraft.errors import InputChangedError, OutputError
 
 RESERVE = 16 << 20  # bytes that stay free on the disk
 
@@ -51,15 +51,21 @@ def write_folder(
     Raises OutputError (in the way, disk full), NonFiniteError, InputChangedError, MergeCancelledError.
     """
     began = time.monotonic()
-    with StagedFolder(out, plan.digest) as folder:
+    # A digest over a sample of the weights does not notice every edit; their times of modification do.
+    sampled = [one for one in plan.checkpoints.values() if one.identity.scheme == "sampled-sha256"]
+    modified = max((one.modified_ns() for one in sampled), default=0)
+    with StagedFolder(out, plan.digest, newer_than=modified) as folder:
         resumed = folder.resumed or folder.complete
         written = 0
         if not folder.complete:
             _require_space(plan, folder)
-            with MergedCheckpoint(plan, threads=threads) as merged:
-                written = _Writer(plan, merged, folder, progress, cancelled).run()
-            for checkpoint in plan.checkpoints.values():
-                checkpoint.verify_unchanged()
+            try:
+                with MergedCheckpoint(plan, threads=threads) as merged:
+                    written = _Writer(plan, merged, folder, progress, cancelled).run()
+                _verify_inputs(plan)
+            except InputChangedError:
+                folder.discard()  # what was written may be of either version
+                raise
             folder.commit()
     return MergeResult(folder.out, plan.digest, dict(folder.finished), time.monotonic() - began, written, resumed)
 
@@ -107,6 +113,7 @@ class _Writer:
                     passed += 1
                 self.tensors_done = done_before + passed
                 self._count(file, len(block))
+            _verify_inputs(self.plan)  # a file is recorded as finished only if it is of these inputs
             target.finish()
         self._report(file)
 
@@ -119,6 +126,11 @@ class _Writer:
         if self.progress:
             total = self.plan.total_size
             self.progress(Progress(file.name, self.bytes_done, total, self.tensors_done, len(self.plan.tensors)))
+
+
+def _verify_inputs(plan: Plan) -> None:
+    for checkpoint in plan.checkpoints.values():
+        checkpoint.verify_unchanged()
 
 
 def _require_space(plan: Plan, folder: StagedFolder) -> None:

@@ -54,7 +54,7 @@ class Kernel:
             checkpoint.read_into(source, start * source.dtype.itemsize, out)
             return
         target = torch.frombuffer(out, dtype=task.dtype.torch)
-        target.copy_(self._raw(task.inputs[0].model, source, start, target.numel()))
+        self._keep(task, self._raw(task.inputs[0].model, source, start, target.numel()), target)
 
     def merge(self, task: TensorTask, state: Any, start: int, stop: int, out: memoryview) -> None:
         """Fill `out` with elements [start, stop) of the result. For methods that may be cut."""
@@ -80,7 +80,7 @@ class Kernel:
         if bad is not None:
             self._restore_host(task, start, target, bad)
         for piece in own_rows:
-            target[piece.at : piece.at + piece.count].copy_(self._host(task, start + piece.at, piece.count))
+            self._host(task, start + piece.at, target[piece.at : piece.at + piece.count])
 
     def merge_whole(self, task: TensorTask, state: Any) -> torch.Tensor:
         """The whole merged tensor, flat, in the task's dtype. For methods that may not be cut.
@@ -100,7 +100,8 @@ class Kernel:
             if bad is not None:
                 self._restore_host(task, 0, merged, bad)
             return merged
-        whole = self._host(task, 0, task.elements).clone()
+        whole = torch.empty(task.elements, dtype=task.dtype.torch)
+        self._host(task, 0, whole)
         for piece in task.rows.shared_of_host(0, task.elements):
             if piece.source is not None:
                 stretch = slice(piece.source, piece.source + piece.count)
@@ -163,10 +164,10 @@ class Kernel:
         self.plan.checkpoints[model].read_into(info, start * info.dtype.itemsize, view)
         return raw.view(info.dtype.torch)
 
-    def _host(self, task: TensorTask, start: int, count: int) -> torch.Tensor:
-        """The host's own elements in the task's dtype, in a buffer that the next call overwrites."""
+    def _host(self, task: TensorTask, start: int, into: torch.Tensor) -> None:
+        """Fill `into` with the host's own elements from `start`."""
         info = self.plan.host.tensors[task.name]
-        return self._raw(self.plan.host_model, info, start, count).to(task.dtype.torch)
+        self._keep(task, self._raw(self.plan.host_model, info, start, into.numel()), into)
 
     def _info(self, one: Contribution) -> TensorInfo:
         return self.plan.checkpoints[one.model].tensors[one.tensor]
@@ -221,24 +222,36 @@ class Kernel:
         if _is_finite(target):
             return
         if _is_finite(result):
-            raise NonFiniteError(
-                Problem(task.name, f"the merged values do not fit {task.dtype}; set `out_dtype: bfloat16` or float32")
-            )
+            raise self._too_narrow(task)
         raise NonFiniteError(
             Problem(task.name, f"{task.method} gives NaN or inf from finite inputs; check its parameters")
         )
 
+    def _keep(self, task: TensorTask, stored: torch.Tensor, target: torch.Tensor) -> None:
+        """Values that are not merged: NaN and inf stay what they are, but none may come about."""
+        target.copy_(stored)
+        narrowed = target.dtype != stored.dtype and target.dtype.is_floating_point
+        if narrowed and not _is_finite(target) and not torch.equal(torch.isfinite(target), torch.isfinite(stored)):
+            raise self._too_narrow(task)
+
+    def _too_narrow(self, task: TensorTask) -> NonFiniteError:
+        return NonFiniteError(
+            Problem(task.name, f"the values do not fit {task.dtype}; set `out_dtype: bfloat16` or float32")
+        )
+
     def _restore_host(self, task: TensorTask, start: int, target: torch.Tensor, bad: torch.Tensor) -> None:
         """`on_nan: host`: elements that some input has as NaN or inf are the host's."""
-        own = self._host(task, start, target.numel())
+        own = torch.empty_like(target)
+        self._host(task, start, own)
         target.copy_(torch.where(bad, own, target))
 
     def _not_finite(self, one: Contribution, tensor: torch.Tensor) -> NonFiniteError:
         count = int((~torch.isfinite(tensor)).sum())
+        cast = f", or values that do not fit `dtype: {self.plan.recipe.dtype}`" if self.cast else ""
         return NonFiniteError(
             Problem(
                 one.model,
-                f"{one.tensor} holds NaN or inf ({count} values where it was first seen); repair the checkpoint, "
+                f"{one.tensor} holds NaN or inf{cast} ({count} values where it was first seen); repair the checkpoint, "
                 "or set `on_nan: host` to keep the host's values there",
             )
         )

@@ -140,6 +140,11 @@ class _Planner:
                 self.checkpoints[reference] = open_model(reference)
             except InputError as error:
                 self.input_problems += error.problems
+        twins: dict[tuple[str, str], str] = {}
+        for reference, checkpoint in self.checkpoints.items():
+            twin = twins.setdefault((checkpoint.identity.scheme, checkpoint.identity.digest), reference)
+            if twin != reference:
+                self.warnings.append(f"{reference} and {twin} hold the same weights; each counts as a model of its own")
 
     def _choose_host(self) -> str:
         if self.recipe.host_model is not None:
@@ -159,6 +164,10 @@ class _Planner:
         host = self.checkpoints[host_model]
         maps: Mapping[str, Mapping[str, str | None]] = {entry.model: entry.tensor_map for entry in self.recipe.models}
         alignments: dict[str, Alignment] = {}
+        for entry in self.recipe.models:
+            if entry.model == host_model and entry.tensor_map:
+                where = self.recipe.where(*entry.at, "tensor_map")
+                self.recipe_problems.append(Problem(where, "has no effect on the host model itself; remove it"))
         for model, checkpoint in self.checkpoints.items():
             if model == host_model:
                 continue

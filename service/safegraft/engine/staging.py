@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +55,13 @@ class StagedFolder:
     Args:
         out: the folder to appear. It must not exist, be empty, or hold this very result already.
         digest: what identifies the content. Leftovers of another digest are discarded.
+        newer_than: nanoseconds since the epoch; what was written before is not used, whatever its digest.
 
     Raises OutputError when `out` is in the way, cannot be written, or another process writes it.
     """
 
-    def __init__(self, out: Path, digest: str) -> None:
+    def __init__(self, out: Path, digest: str, *, newer_than: int = 0) -> None:
+        self.newer_than = newer_than
         self.out = Path(os.path.abspath(out))
         self.partial = partial_path(self.out)
         self.digest = digest
@@ -66,17 +69,19 @@ class StagedFolder:
         self.complete = False
         self.resumed = False
         self._lock: int | None = None
+        self._lock_path = self.partial
 
     def __enter__(self) -> "StagedFolder":
-        if self._out_is_complete():
-            self.complete = True
+        self.complete = self._out_is_complete()
+        if self.complete:
             return self
-        with _output_errors(self.partial):
+        with _output_errors(self.out):
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            self.partial.mkdir(exist_ok=True, mode=0o755)
             self._take_lock()
             try:
-                self._continue_or_start_over()
+                self.complete = self._out_is_complete()  # by whoever had the lock before
+                if not self.complete:
+                    self._continue_or_start_over()
             except BaseException:
                 self._drop_lock()
                 raise
@@ -101,7 +106,6 @@ class StagedFolder:
         """Make the folder appear under its name."""
         with _output_errors(self.out):
             (self.partial / JOURNAL).unlink()
-            (self.partial / ".lock").unlink()
             for leftover in self.partial.rglob("*.part"):
                 leftover.unlink()
             _fsync_folder(self.partial)
@@ -126,56 +130,71 @@ class StagedFolder:
         """True when `out` holds this result already; OutputError when it holds something else."""
         if not os.path.lexists(self.out):
             return False
-        if not self.out.is_dir():
+        if self.out.is_symlink() or not self.out.is_dir():
             raise OutputError(f"{self.out} exists and is not a folder; choose another output folder")
         if not any(self.out.iterdir()):
             return False
-        manifest = _read_json(self.out / MANIFEST)
-        if manifest.get("plan_digest") == self.digest:
-            self.finished = {
-                name: FileDigest(entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
-            }
-            for name, entry in self.finished.items():
-                target = self.out / name
-                if not target.is_file() or target.stat().st_size != entry.size:
-                    raise OutputError(
-                        f"{self.out} holds this merge, but {name} is damaged; remove the folder and run again"
-                    )
-            own = (self.out / MANIFEST).read_bytes()
-            self.finished[MANIFEST] = FileDigest(len(own), hashlib.sha256(own).hexdigest())
-            return True
-        raise OutputError(f"{self.out} exists and is not empty; choose another output folder or remove it")
+        files = _recorded(self.out / MANIFEST, "plan_digest", self.digest)
+        if files is None:
+            raise OutputError(f"{self.out} exists and is not empty; choose another output folder or remove it")
+        if (self.out / MANIFEST).stat().st_mtime_ns < self.newer_than:
+            raise OutputError(
+                f"{self.out} holds this merge, but an input was modified since; remove the folder and run again"
+            )
+        for name, entry in files.items():
+            target = self.out / name
+            if not target.is_file() or target.stat().st_size != entry.size:
+                raise OutputError(
+                    f"{self.out} holds this merge, but {name} is damaged; remove the folder and run again"
+                )
+        own = (self.out / MANIFEST).read_bytes()
+        self.finished = {**files, MANIFEST: FileDigest(len(own), hashlib.sha256(own).hexdigest())}
+        return True
 
     def _take_lock(self) -> None:
-        lock = os.open(self.partial / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        """Lock a file beside the folder. Whoever had it before removed it, so the lock counts only if the
+        file is still the one under that name."""
+        path = self.out.parent / f".{self.out.name}.safegraft-lock"
+        while True:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.lexists(path) and os.path.samestat(os.fstat(lock), os.lstat(path)):
+                    self._lock, self._lock_path = lock, path
+                    return
+            except BlockingIOError:
+                os.close(lock)
+                raise OutputError(
+                    f"{self.out} is being written by another process; wait for it or choose another folder"
+                ) from None
+            except FileNotFoundError:
+                pass  # removed between the two looks at it: try again
             os.close(lock)
-            raise OutputError(
-                f"{self.out} is being written by another process; wait for it or choose another folder"
-            ) from None
-        self._lock = lock
 
     def _drop_lock(self) -> None:
         if self._lock is not None:
+            self._lock_path.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
     def _continue_or_start_over(self) -> None:
-        journal = _read_json(self.partial / JOURNAL)
-        if journal.get("digest") != self.digest:
+        if os.path.lexists(self.partial):
+            if self.partial.is_symlink() or not self.partial.is_dir():
+                raise OutputError(f"{self.partial} is in the way and is not a folder; remove it and run again")
+            if any(self.partial.iterdir()) and not os.path.lexists(self.partial / JOURNAL):
+                raise OutputError(f"{self.partial} is in the way and is no merge's; remove it and run again")
+        self.partial.mkdir(exist_ok=True, mode=0o755)
+        files = _recorded(self.partial / JOURNAL, "digest", self.digest)
+        if files is None:
             for entry in self.partial.iterdir():
-                if entry.name == ".lock":
-                    continue
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-            self.finished = {}
             _write_durably(self.partial / JOURNAL, json.dumps({"digest": self.digest, "files": {}}).encode())
             return
-        for name, entry in journal["files"].items():
+        for name, entry in files.items():
             target = self.partial / name
-            if target.is_file() and target.stat().st_size == entry["size"]:
-                self.finished[name] = FileDigest(entry["size"], entry["sha256"])
+            status = target.stat() if target.is_file() else None
+            if status and status.st_size == entry.size and status.st_mtime_ns >= self.newer_than:
+                self.finished[name] = entry
         self.resumed = bool(self.finished) or any(self.partial.rglob("*.part"))
 
 
@@ -250,13 +269,17 @@ class StagedFile:
             self.offset += len(chunk)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or {} when there is none: both callers then treat the folder as not ours."""
+def _recorded(path: Path, key: str, digest: str) -> dict[str, FileDigest] | None:
+    """The files that a journal or manifest lists, if it is one and is of `digest`; else None: it is not ours."""
     try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}  # pyright: ignore[reportUnknownVariableType] (it is JSON)
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        document: Any = json.loads(path.read_bytes())
+        if document[key] != digest:
+            return None
+        return {str(name): FileDigest(int(one["size"]), str(one["sha256"])) for name, one in document["files"].items()}
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _write_durably(path: Path, content: bytes) -> None:

@@ -98,7 +98,7 @@ class Cost:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Everything that will be computed. Equal digests give equal bytes.
 
@@ -122,6 +122,10 @@ class Plan:
     @property
     def host(self) -> Checkpoint:
         return self.checkpoints[self.host_model]
+
+    def __repr__(self) -> str:
+        merged = sum(task.action == "merge" for task in self.tensors)
+        return f"<Plan {self.digest[:12]}: {merged} of {len(self.tensors)} tensors merged into {self.host_model}>"
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `safegraft plan --json` prints."""

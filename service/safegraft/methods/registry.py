@@ -64,7 +64,9 @@ class Registry:
         """A ready-made end of an error message for an unknown method."""
         close = difflib.get_close_matches(name, self._methods, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{hint}Methods here: {', '.join(self.names())}"
+        broken = [plugin.name for plugin in self.plugins if plugin.error]
+        more = f". Plugins that could not be used ({', '.join(broken)}): see `safegraft plugins`" if broken else ""
+        return f"{hint}Methods here: {', '.join(self.names())}{more}"
 
     def add(self, method: type[MergeMethod], plugin: Plugin) -> None:
         """Register one method; raises PluginError when the class is incomplete or the name is taken."""

@@ -47,8 +47,9 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class UploadedFolder:
-    """A checkpoint made of uploaded blobs: where it lies, and the SHA-256 of each file."""
+    """A checkpoint made of uploaded blobs: what its uploader calls it, where it lies, and the SHA-256 of each file."""
 
+    name: str
     path: Path
     digests: Mapping[str, str]
 
@@ -120,12 +121,12 @@ class BlobStore:
         Raises CheckpointError when the manifest or one of its files is missing or unsound.
         """
         reference = f"upload:{manifest_sha256}"
-        files = self._read_manifest(reference, manifest_sha256)
+        name, files = self._read_manifest(reference, manifest_sha256)
         path = self.checkpoints / manifest_sha256
         if not path.is_dir():
             self._link(reference, files, path)
         os.utime(path)
-        return UploadedFolder(path, {name: blob.sha256 for name, blob in files.items()})
+        return UploadedFolder(name or reference, path, {file: blob.sha256 for file, blob in files.items()})
 
     def sweep(self, in_use: frozenset[str], lifetime: float) -> int:
         """Remove what nothing has used for `lifetime` seconds; returns the number of things removed.
@@ -150,7 +151,7 @@ class BlobStore:
     def _partial(self, blob: Blob) -> Path:
         return self.partials / f"{blob.sha256}.{blob.size}"
 
-    def _read_manifest(self, reference: str, sha256: str) -> dict[str, Blob]:
+    def _read_manifest(self, reference: str, sha256: str) -> tuple[str | None, dict[str, Blob]]:
         if not _SHA256.fullmatch(sha256):
             raise CheckpointError(Problem(reference, "is not 'upload:' and 64 lower-case hex digits"))
         path = self.blobs / sha256
@@ -184,8 +185,8 @@ class BlobStore:
                 shutil.rmtree(temporary)
 
 
-def parse_manifest(reference: str, content: bytes) -> dict[str, Blob]:
-    """Read a checkpoint's manifest: bare file name -> blob. Raises CheckpointError."""
+def parse_manifest(reference: str, content: bytes) -> tuple[str | None, dict[str, Blob]]:
+    """Read a checkpoint's manifest: its name, if it has one, and bare file name -> blob. Raises CheckpointError."""
 
     def wrong(what: str) -> CheckpointError:
         return CheckpointError(Problem(reference, f"is not a checkpoint's manifest: {what}"))
@@ -194,25 +195,29 @@ def parse_manifest(reference: str, content: bytes) -> dict[str, Blob]:
         document: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise wrong(f"it is not JSON ({error})") from None
-    listing = cast("dict[str, Any]", document).get("files") if isinstance(document, dict) else None
+    facts = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
+    name = facts.get("name")
+    if name is not None and not (isinstance(name, str) and _FILE_NAME.fullmatch(name)):
+        raise wrong(f"{name!r} is not a bare name")
+    listing = facts.get("files")
     if not isinstance(listing, dict) or not listing:
         raise wrong('it lacks {"files": {name: {"sha256", "size"}}}')
     entries = cast("dict[str, Any]", listing)
     if len(entries) > _MAX_FILES:
         raise wrong(f"it lists more than {_MAX_FILES} files")
     files: dict[str, Blob] = {}
-    for name, entry in entries.items():
-        if not _FILE_NAME.fullmatch(name):
-            raise wrong(f"{name!r} is not a bare file name")
+    for file, entry in entries.items():
+        if not _FILE_NAME.fullmatch(file):
+            raise wrong(f"{file!r} is not a bare file name")
         match entry:
             case {"sha256": str(sha256), "size": int(size)} if not isinstance(size, bool):
                 try:
-                    files[name] = Blob(sha256, size)
+                    files[file] = Blob(sha256, size)
                 except UsageError as error:
-                    raise wrong(f"{name}: {error}") from None
+                    raise wrong(f"{file}: {error}") from None
             case _:
-                raise wrong(f'{name} lacks "sha256" or "size"')
-    return files
+                raise wrong(f'{file} lacks "sha256" or "size"')
+    return name, files
 
 
 class IncomingBlob:

@@ -243,7 +243,8 @@ class Client:
             asked, max_shard_size=max_shard_size, threads=threads, retention=retention, validate_only=True
         )
         # From the plan, not the recipe alone: when an input has changed, so has the merge.
-        content = json.dumps([planned.plan_digest, asked.text, max_shard_size, threads, retention])
+        identity = [planned.plan_digest, planned.inputs_modified]
+        content = json.dumps([*identity, asked.text, max_shard_size, threads, retention])
         key = hashlib.sha256(content.encode()).hexdigest()
         for attempt in itertools.count(1):
             merge = self.create(

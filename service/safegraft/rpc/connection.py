@@ -6,6 +6,7 @@ Knows no single call.
 from __future__ import annotations  # gRPC's classes are generic in its stubs only
 
 import random
+import re
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
+
+_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?$")
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -170,10 +173,12 @@ def _delay(attempt: int) -> float:
 
 
 def _open_channel(target: str, ca: Path | None) -> grpc.Channel:
+    # gRPC would send even this machine's own addresses through an HTTP proxy that the environment names.
+    options = (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)) if _LOOPBACK.match(target) else CHANNEL_OPTIONS
     if ca is None:
-        return grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        return grpc.insecure_channel(target, options=options)
     try:
         certificates = ca.read_bytes()
     except OSError as error:
         raise UsageError(f"the certificate file {ca} cannot be read: {error.strerror}") from error
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(certificates), options=CHANNEL_OPTIONS)
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(certificates), options=options)

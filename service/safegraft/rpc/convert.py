@@ -55,6 +55,8 @@ def brief_merge(job: Job) -> merge_pb2.Merge:
         threads=job.threads,
         retention=_RETENTIONS[job.retention],
     )
+    if job.plan.modified:
+        merge.inputs_modify_time.FromNanoseconds(job.plan.modified)
     if job.error is not None:
         merge.error.CopyFrom(to_status(restore(job.error.reason, job.error.problems)))
     return merge

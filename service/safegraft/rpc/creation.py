@@ -114,4 +114,5 @@ def _summary(planned: Planned) -> PlanSummary:
         warnings=tuple(document["warnings"]),
         tensors=len(document["tensors"]),
         uploads=planned.uploads,
+        modified=planned.modified,
     )

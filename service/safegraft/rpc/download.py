@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safegraft.engine.staging import MANIFEST, FileDigest, StagedFile, StagedFolder
-from safegraft.errors import DataCorruptedError, ServerError, ServerUnavailableError
+from safegraft.errors import DataCorruptedError, OutputError, ServerError, ServerUnavailableError
 from safegraft.rpc.checksum import crc32c
 from safegraft.rpc.connection import Backoff, Connection
 from safegraft.rpc.resources import Merge, MergeFile, PullResult, TransferProgress
@@ -92,7 +92,9 @@ class Pull:
         began = time.monotonic()
         with StagedFolder(out, self._merge.plan_digest) as folder:
             resumed = folder.resumed or folder.complete
-            if not folder.complete:
+            if folder.complete:
+                self._check_complete(folder)
+            else:
                 for file in self._merge.files:
                     self._fetch(folder, file)
                 _check_manifest(folder)
@@ -106,6 +108,16 @@ class Pull:
             resumed=resumed,
             warnings=self._merge.warnings,
         )
+
+    def _check_complete(self, folder: StagedFolder) -> None:
+        """A folder with this plan digest may be of another version of inputs that the digest only samples."""
+        for file in self._merge.files:
+            there = folder.finished.get(file.name)
+            if there is not None and file.sha256 not in ("", there.sha256):
+                raise OutputError(
+                    f"{folder.out} holds this merge of inputs that have been modified since; "
+                    "remove the folder and run again"
+                )
 
     def _fetch(self, folder: StagedFolder, file: MergeFile) -> None:
         if file.name in folder.finished:

@@ -100,7 +100,7 @@ class Guard(grpc.aio.ServerInterceptor):
         try:
             yield
         finally:
-            pass
+            self._running[method] -= 1
 
 
 async def abort(context: Context, error: SafegraftError) -> NoReturn:

@@ -45,6 +45,9 @@ class PlanSummary:
     warnings: tuple[str, ...]
     tensors: int
     uploads: tuple[str, ...]  # digests of the uploaded checkpoints among the inputs
+    modified: (
+        int  # nanoseconds since the epoch: the last change of inputs that the digest only samples; 0: there are none
+    )
 
     @property
     def total_size(self) -> int:

@@ -286,6 +286,7 @@ def _from_row(row: Mapping[Any, Any]) -> Job:
             warnings=tuple(plan["warnings"]),
             tensors=plan["tensors"],
             uploads=tuple(plan["uploads"]),
+            modified=plan["modified"],
         ),
         progress=JobProgress(**json.loads(row["progress"])),
         digests=json.loads(row["digests"]),

@@ -29,12 +29,13 @@ class PlanTask:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A merge to compute: what it was planned from, and the digest that planning it again must give."""
+    """A merge to compute: what it was planned from, and the digest and `modified` that planning it again must give."""
 
     recipe: str
     max_shard_size: int
     threads: int  # 0: the worker's choice
     digest: str
+    modified: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,11 @@ class MethodsListed:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """`document` is what `safegraft plan --json` prints; `uploads` the uploaded checkpoints among the inputs."""
+    """`document` is what `safegraft plan --json` prints; the others are PlanSummary's."""
 
     document: dict[str, Any]
     uploads: tuple[str, ...]
+    modified: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,4 +108,4 @@ class Models:
         if self.uploads is None:
             raise CheckpointError(Problem(reference, "this server takes no uploads"))
         folder = self.uploads.assemble(reference.removeprefix(UPLOAD_PREFIX))
-        return FolderCheckpoint(folder.path, reference, digests=folder.digests)
+        return FolderCheckpoint(folder.path, folder.name, digests=folder.digests)

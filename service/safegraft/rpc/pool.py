@@ -8,7 +8,8 @@ import contextlib
 import logging
 import multiprocessing
 import signal
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
 from safegraft.errors import SafegraftError, ServerError, ServerUnavailableError
@@ -46,15 +47,11 @@ class Worker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="worker-pipe")
         self._pending: asyncio.Future[Progressed | Final | bytes] | None = None
         self._theirs = theirs
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
+        self._sending = threading.Lock()
 
     async def start(self) -> None:
-        """Spawn the process. Returns before it is ready for its first task, which can be assigned nevertheless."""
-        await asyncio.to_thread(self._process.start)
-        self._theirs.close()  # or the pipe would not close with the process
+        """Have the process running. It need not be ready for its first task to be assigned."""
+        await asyncio.to_thread(self._start)
 
     async def assign(self, task: Task) -> None:
         """Give the idle worker a task. Raises WorkerDiedError."""
@@ -62,7 +59,7 @@ class Worker:
         self._number += 1
         self.busy = True
         try:
-            await asyncio.to_thread(self._connection.send, Assignment(self._number, task))
+            await asyncio.to_thread(self._start, Assignment(self._number, task))
         except (BrokenPipeError, ConnectionResetError):
             raise await self._died() from None
 
@@ -84,25 +81,26 @@ class Worker:
         self.busy = isinstance(answer, Progressed | bytes)
         return answer
 
-    def cancel(self) -> None:
+    async def cancel(self) -> None:
         """Ask it to stop its task; it answers with a MergeCancelledError soon."""
-        self._tell(Cancel(self._number))
+        await asyncio.to_thread(self._tell, Cancel(self._number))
 
     def kill(self) -> None:
-        self._process.kill()
+        if self._process.pid is not None:
+            self._process.kill()
 
     async def settle(self) -> None:
         """Make a busy worker idle: cancel, and kill it if it does not heed that."""
         if not self.busy:
             return
-        self.cancel()
         try:
             async with asyncio.timeout(STOP_SECONDS):
+                await self.cancel()
                 while self.busy:
                     with contextlib.suppress(SafegraftError):  # its task is given up: nobody asks how it ended
                         await self.receive()
         except TimeoutError:
-            log.warning("worker %s does not stop and is killed", self.pid)
+            log.warning("worker %s does not stop and is killed", self._process.pid)
             self._broken = True
             self.kill()
 
@@ -113,8 +111,9 @@ class Worker:
             with contextlib.suppress(EOFError, ConnectionResetError):
                 await self._pending
         self._connection.close()
-        await asyncio.to_thread(self._process.join, STOP_SECONDS)
-        if self._process.is_alive():
+        self._theirs.close()
+        if self._process.pid is not None:
+            await asyncio.to_thread(self._process.join, STOP_SECONDS)
             self.kill()
             await asyncio.to_thread(self._process.join)
         self._thread.shutdown(wait=False)
@@ -125,6 +124,14 @@ class Worker:
         """True when it can be given a task."""
         return not self.busy and not self._broken and self._process.is_alive()
 
+    def _start(self, first: Assignment | None = None) -> None:
+        with self._sending:
+            if self._process.pid is None:
+                self._process.start()
+                self._theirs.close()  # or the pipe would not close with the process
+            if first is not None:
+                self._connection.send(first)
+
     def _read(self) -> Progressed | Final | bytes:
         answer: Answer = self._connection.recv()
         if not isinstance(answer, Block):
@@ -134,7 +141,7 @@ class Worker:
         return data
 
     def _tell(self, message: Cancel | Took) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then `receive` reports the death
+        with self._sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `receive` reports the death
             self._connection.send(message)
 
     async def _died(self) -> WorkerDiedError:
@@ -162,8 +169,8 @@ class WorkerPool:
 
     async def warm(self) -> None:
         """Have one worker ready, so that the first task need not wait for a process to start."""
-        async with self.lease():
-            pass
+        async with self.lease() as worker:
+            await worker.start()
 
     @contextlib.asynccontextmanager
     async def lease(self, affinity: object = None, patience: float | None = None) -> AsyncGenerator[Worker]:
@@ -177,17 +184,15 @@ class WorkerPool:
         except TimeoutError:
             raise ServerUnavailableError("all workers for this kind of call are busy; try again") from None
         try:
-            worker = await self._take(affinity)
+            worker = self._take(affinity)
         except BaseException:
             self._slots.release()
             raise
         try:
             yield worker
         finally:
-            # In a task of its own, since a cancelled call must not wait for the worker to settle.
-            task = asyncio.create_task(self._give_back(worker))
-            self._returns.add(task)
-            task.add_done_callback(self._returns.discard)
+            # A task of its own: a cancelled call must not wait for the worker to settle.
+            self._later(self._give_back(worker))
 
     async def run(self, task: Task) -> Progressed | Final | bytes:
         """Do a task that has a single answer. Raises its error, or WorkerDiedError."""
@@ -207,22 +212,27 @@ class WorkerPool:
         self._idle.clear()
         await asyncio.gather(*(worker.close() for worker in resting))
 
-    async def _take(self, affinity: object) -> Worker:
+    def _take(self, affinity: object) -> Worker:
         if self._closing:
             raise ServerUnavailableError("the server is stopping; call again when it is back")
-        while self._idle:
-            # Newest first: its memory is warmest. min() keeps the order among equals.
-            worker = min(reversed(self._idle), key=lambda one: affinity is None or one.affinity != affinity)
-            self._idle.remove(worker)
-            if worker.ready:
-                break
-            await worker.close()
-        else:
+        for dead in [one for one in self._idle if not one.ready]:
+            self._idle.remove(dead)
+            self._later(dead.close())
+        # Newest first: its memory is warmest. min() keeps the order among equals.
+        newest = reversed(self._idle)
+        worker = min(newest, key=lambda one: affinity is None or one.affinity != affinity, default=None)
+        if worker is None:
             worker = Worker(self._settings)
-            await worker.start()
+        else:
+            self._idle.remove(worker)
         worker.affinity = affinity
         self._leased.add(worker)
         return worker
+
+    def _later(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._returns.add(task)
+        task.add_done_callback(self._returns.discard)
 
     async def _give_back(self, worker: Worker) -> None:
         try:

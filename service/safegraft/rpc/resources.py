@@ -57,6 +57,8 @@ class Merge:
     """A merge on a server. `list` and `watch` leave `files`, `warnings` and `recipe` empty.
 
     error: why it failed, as the class that would have been raised; None unless `state` is FAILED.
+    inputs_modified: nanoseconds since the epoch; tells apart versions of inputs of which the digest covers a sample
+        only. 0 when it covers every byte.
     """
 
     id: str
@@ -74,6 +76,7 @@ class Merge:
     max_shard_size: int
     threads: int
     retention: str  # "keep" or "none"
+    inputs_modified: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,7 @@ def merge_of(message: merge_pb2.Merge) -> Merge:
         max_shard_size=message.max_shard_size,
         threads=message.threads,
         retention="none" if message.retention == merge_pb2.RETENTION_NONE else "keep",
+        inputs_modified=message.inputs_modify_time.ToNanoseconds(),
     )
 
 

@@ -40,9 +40,9 @@ class _Run:
     worker: Worker | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         if self.worker is not None:
-            self.worker.cancel()
+            await self.worker.cancel()
 
     def kill(self) -> None:
         if self.worker is not None:
@@ -51,7 +51,7 @@ class _Run:
 
 def order_of(job: Job) -> Order:
     """What a worker must know of a merge to compute it."""
-    return Order(job.recipe, job.max_shard_size, job.threads, job.plan.digest)
+    return Order(job.recipe, job.max_shard_size, job.threads, job.plan.digest, job.plan.modified)
 
 
 class MergeRunner:
@@ -90,9 +90,9 @@ class MergeRunner:
         run = self._runs.get(id)
         if run is not None:
             run.cancelled = True
-            run.stop()
             try:
                 async with asyncio.timeout(STOP_SECONDS):
+                    await run.stop()
                     await run.over.wait()
             except TimeoutError:
                 log.warning("merges/%s does not stop and its worker is killed", id)
@@ -159,7 +159,7 @@ class MergeRunner:
     async def _write(self, job: Job, run: _Run, worker: Worker) -> None:
         await worker.assign(WriteTask(order_of(job), self.files(job.id)))
         if run.cancelled:  # before the worker had the task, so that it has not heard of it
-            worker.cancel()
+            await worker.cancel()
         while True:
             answer = await worker.receive()
             if isinstance(answer, Progressed):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class Upload:
         names = checkpoint_files(self._folder)
         items = [self._item(name) for name in names]
         entries = {item.name: {"sha256": item.digest.sha256, "size": item.digest.size} for item in items}
-        content = json.dumps({"files": entries}, sort_keys=True).encode()
+        content = json.dumps({"name": _plain_name(self._folder), "files": entries}, sort_keys=True).encode()
         manifest = _Item("manifest", pb.BlobDigest(sha256=_sha256(content), size=len(content)), content)
         items.append(manifest)  # last: whoever sees it may rely on the rest
         self._total = sum(item.digest.size for item in items)
@@ -135,3 +136,8 @@ def _chunks(source: Path | bytes, offset: int) -> Iterator[bytes]:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _plain_name(folder: Path) -> str:
+    """What results call the model: the folder's name, in signs that every server takes."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", folder.resolve().name).lstrip(".+-")[:100] or "model"

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from safegraft.engine.folder import Progress
 
 PROGRESS_SECONDS = 0.25  # between two answers about progress
+IDLE_SECONDS = 60.0  # how long a merge is kept open for another read
 ORPHAN_SECONDS = 5.0  # how long a worker may take to stop once the server is gone
 SLOT_SECONDS = 0.05  # between two looks at whether a wait for a slot has become pointless
 LOCK_SECONDS = 30.0  # how long to wait for an orphan that still writes the same merge
@@ -72,7 +73,14 @@ def main(connection: Connection, ring: str, settings: WorkerSettings) -> None:
         import safegraft.engine.folder  # noqa: F401  # pyright: ignore[reportUnusedImport] (imported for its cost)
     inbox = _Inbox(connection)
     with _Work(connection, inbox, Ring.attach(ring), settings) as work:
-        while (assignment := inbox.next()) is not None:
+        while True:
+            try:
+                assignment = inbox.next(IDLE_SECONDS)
+            except queue.Empty:
+                work.rest()
+                continue
+            if assignment is None:
+                return
             try:
                 connection.send(work.do(assignment.task))
             except (BrokenPipeError, ConnectionResetError):
@@ -90,9 +98,9 @@ class _Inbox:
         self._assignments: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def next(self) -> Assignment | None:
-        """Wait for the next assignment; None when the server has hung up."""
-        return self._assignments.get()
+    def next(self, seconds: float) -> Assignment | None:
+        """Wait for the next assignment; None when the server has hung up. Raises queue.Empty."""
+        return self._assignments.get(timeout=seconds)
 
     def cancelled(self) -> bool:
         """Whether the present assignment is no longer wanted."""
@@ -142,15 +150,23 @@ class _Work:
         self._settings = settings
         self._registry: Registry | None = None
         self._open: tuple[Order, Plan, MergedCheckpoint] | None = None
-        secrets = [(str(root.path), root.name) for root in settings.models.roots]
-        self._paths = [*secrets, (str(settings.data), "DATA")]
+        places = [*((root.path, root.name) for root in settings.models.roots), (settings.data, "DATA")]
+        self._paths = [(str(path), name) for path, name in places if path != Path("/")]
 
     def __enter__(self) -> "_Work":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self.rest()
         self._ring.close()
+
+    def rest(self) -> None:
+        """Let go of the merge that is open, and so of its inputs' files."""
+        if self._open is not None:
+            _, plan, merged = self._open
+            self._open = None
+            merged.close()
+            plan.close()
 
     def do(self, task: messages.Task) -> messages.Final:
         """Do one task; whatever goes wrong becomes its answer."""
@@ -164,8 +180,11 @@ class _Work:
                     return self._write(order, out)
                 case messages.ReadTask():
                     return self._read(task)
+        except MergeCancelledError as error:
+            return messages.Failed(error)  # the next task is likely to continue with the same merge
         except SafegraftError as error:
-            return messages.Failed(self._without_paths(error))
+            self.rest()
+            return messages.Failed(self._presentable(error))
         except MemoryError:
             return messages.Failed(ServerError("the server ran out of memory; try fewer threads, or a larger machine"))
         except (BrokenPipeError, ConnectionResetError):
@@ -196,13 +215,16 @@ class _Work:
                 f"the plan is another one than when the merge was created ({plan.digest}, was {order.digest}): "
                 "an input, a plugin or safegraft itself has changed since; create the merge again"
             )
+        if _modified(plan) != order.modified:
+            plan.close()
+            raise InputChangedError("an input was modified after the merge was created; create the merge again")
         return plan
 
     def _describe(self, recipe: str, max_shard_size: int) -> messages.Planned:
         plan = self._plan(recipe, max_shard_size)
         try:
             uploads = [name.removeprefix(UPLOAD_PREFIX) for name in plan.checkpoints if name.startswith(UPLOAD_PREFIX)]
-            return messages.Planned(plan.to_dict(), tuple(uploads))
+            return messages.Planned(plan.to_dict(), tuple(uploads), _modified(plan))
         finally:
             plan.close()
 
@@ -274,27 +296,30 @@ class _Work:
         from safegraft.engine.execute import MergedCheckpoint
 
         if self._open is None or self._open[0] != order:
-            self._close()
+            self.rest()
             plan = self._plan_again(order)
             self._open = order, plan, MergedCheckpoint(plan, threads=order.threads or None)
         return self._open[1:]
 
-    def _close(self) -> None:
-        if self._open is not None:
-            _, plan, merged = self._open
-            self._open = None
-            merged.close()
-            plan.close()
+    def _presentable(self, error: SafegraftError) -> SafegraftError:
+        """The error as it may leave: without places on this machine, and of one of safegraft's own classes.
 
-    def _without_paths(self, error: SafegraftError) -> SafegraftError:
-        """The error as a client may see it: where things lie on this machine is none of its business."""
-        problems = [Problem(self._hide(one.where), self._hide(one.message)) for one in error.problems]
-        return error if tuple(problems) == error.problems else type(error)(problems)
+        A plugin's class would have the server import the plugin.
+        """
+        parents = (cls for cls in type(error).__mro__ if issubclass(cls, SafegraftError))
+        own = next(cls for cls in parents if cls.__module__ == SafegraftError.__module__)
+        return own([Problem(self._hide(one.where), self._hide(one.message)) for one in error.problems])
 
     def _hide(self, text: str) -> str:
         for path, name in self._paths:
             text = text.replace(path, name)
         return text
+
+
+def _modified(plan: Plan) -> int:
+    """When inputs last changed of which the digest covers a sample only, in nanoseconds since the epoch; else 0."""
+    sampled = (one for one in plan.checkpoints.values() if one.identity.scheme == "sampled-sha256")
+    return max((one.modified_ns() for one in sampled), default=0)
 
 
 class _Throttled:

@@ -31,7 +31,9 @@ class ArtifactServiceStub(object):
     Uploads are content-addressed: a file is a blob, known by its SHA-256 and size, and is stored once however many
     checkpoints share it. A checkpoint is one more blob, its manifest:
 
-    {"files": {"config.json": {"sha256": "9f2c...", "size": 1043}, "model.safetensors": {...}, ...}}
+    {"name": "aligned-llm", "files": {"config.json": {"sha256": "9f2c...", "size": 1043}, "model.safetensors": {...}, ...}}
+
+    The name is what results and their model cards call the model; without one it is called by its reference.
 
     A recipe names the checkpoint "upload:" followed by the SHA-256 of that manifest. To upload one: ask FindMissingBlobs
     about all files and the manifest, send what is missing with WriteBlob, the manifest last.
@@ -76,7 +78,9 @@ class ArtifactServiceServicer(object):
     Uploads are content-addressed: a file is a blob, known by its SHA-256 and size, and is stored once however many
     checkpoints share it. A checkpoint is one more blob, its manifest:
 
-    {"files": {"config.json": {"sha256": "9f2c...", "size": 1043}, "model.safetensors": {...}, ...}}
+    {"name": "aligned-llm", "files": {"config.json": {"sha256": "9f2c...", "size": 1043}, "model.safetensors": {...}, ...}}
+
+    The name is what results and their model cards call the model; without one it is called by its reference.
 
     A recipe names the checkpoint "upload:" followed by the SHA-256 of that manifest. To upload one: ask FindMissingBlobs
     about all files and the manifest, send what is missing with WriteBlob, the manifest last.
@@ -192,7 +196,9 @@ class ArtifactService(object):
     Uploads are content-addressed: a file is a blob, known by its SHA-256 and size, and is stored once however many
     checkpoints share it. A checkpoint is one more blob, its manifest:
 
-    {"files": {"config.json": {"sha256": "9f2c...", "size": 1043}, "model.safetensors": {...}, ...}}
+    {"name": "aligned-llm", "files": {"config.json": {"sha256": "9f2c...", "size": 1043}, "model.safetensors": {...}, ...}}
+
+    The name is what results and their model cards call the model; without one it is called by its reference.
 
     A recipe names the checkpoint "upload:" followed by the SHA-256 of that manifest. To upload one: ask FindMissingBlobs
     about all files and the manifest, send what is missing with WriteBlob, the manifest last.

@@ -36,7 +36,7 @@ RETENTION_KEEP: Retention
 RETENTION_NONE: Retention
 
 class Merge(_message.Message):
-    __slots__ = ("name", "state", "revision", "create_time", "update_time", "plan_digest", "host_model", "files", "warnings", "progress", "error", "recipe", "max_shard_size", "threads", "retention")
+    __slots__ = ("name", "state", "revision", "create_time", "update_time", "plan_digest", "host_model", "files", "warnings", "progress", "error", "recipe", "max_shard_size", "threads", "retention", "inputs_modify_time")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,7 @@ class Merge(_message.Message):
     MAX_SHARD_SIZE_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
     RETENTION_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_MODIFY_TIME_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: MergeState
     revision: int
@@ -67,7 +68,8 @@ class Merge(_message.Message):
     max_shard_size: int
     threads: int
     retention: Retention
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[MergeState, str]] = ..., revision: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., plan_digest: _Optional[str] = ..., host_model: _Optional[str] = ..., files: _Optional[_Iterable[_Union[MergeFile, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., progress: _Optional[_Union[MergeProgress, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., recipe: _Optional[str] = ..., max_shard_size: _Optional[int] = ..., threads: _Optional[int] = ..., retention: _Optional[_Union[Retention, str]] = ...) -> None: ...
+    inputs_modify_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[MergeState, str]] = ..., revision: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., plan_digest: _Optional[str] = ..., host_model: _Optional[str] = ..., files: _Optional[_Iterable[_Union[MergeFile, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., progress: _Optional[_Union[MergeProgress, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., recipe: _Optional[str] = ..., max_shard_size: _Optional[int] = ..., threads: _Optional[int] = ..., retention: _Optional[_Union[Retention, str]] = ..., inputs_modify_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class MergeFile(_message.Message):
     __slots__ = ("name", "size", "sha256", "available_bytes")

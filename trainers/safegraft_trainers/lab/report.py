@@ -180,7 +180,7 @@ def _frame(place: "Axes", panel: _Panel, shown: Sequence[FourAxes]) -> None:
     place.text(0.5, 1.025, certainty, transform=place.transAxes, ha="center", fontsize=12, color=INK)
     place.set_xlabel("benign prompts answered right, %  (higher is better)", fontsize=12, color=INK)
     place.set_ylabel(f"{panel.level}, %  (lower is better)", fontsize=12, color=INK)
-    place.set(xlim=(-4, 112), ylim=(-0.04 * panel.top, 1.04 * panel.top), xticks=range(0, 101, 20))
+    place.set(xlim=(-4, 124), ylim=(-0.04 * panel.top, 1.04 * panel.top), xticks=range(0, 101, 20))
     place.tick_params(labelsize=12)
     place.grid(alpha=0.25)
     place.spines[["top", "right"]].set_visible(False)
