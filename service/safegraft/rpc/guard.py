@@ -110,7 +110,10 @@ async def abort(context: Context, error: SafegraftError) -> NoReturn:
 
 
 async def _refuse(request: Any, context: Context) -> Any:
-    message = "this server wants a token: send it as the header 'authorization: Bearer TOKEN'"
+    message = (
+        "this server wants its token, and got none or another: give --token-file or SAFEGRAFT_TOKEN, "
+        "in other clients the header 'authorization: Bearer TOKEN'"
+    )
     await abort(context, AuthenticationError(message))
 
 
