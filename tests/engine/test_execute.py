@@ -17,7 +17,7 @@ from safegraft.engine.plan import make_plan
 from safegraft.engine.task import Plan
 from safegraft.errors import MergeCancelledError, NonFiniteError, PluginError, UsageError
 from safegraft.local import open_model
-from safegraft.methods import Context, Granularity, Input, MergeMethod, Plugin, Registry, Requirements
+from safegraft.methods import Context, Granularity, Input, MergeMethod, Plugin, Registry, Requirements, TensorView
 from safegraft.testing import llama_config, tiny_llm, words, write_checkpoint
 
 RECIPES = ("linear", "slerp", "task_arithmetic")
@@ -189,6 +189,45 @@ def test_row_methods_equal_their_whole_tensor_twins(models: Any, block: int) -> 
             files.append(merged.files["model.safetensors"].read())
         plan.close()
     assert files[0] == files[1]
+
+
+class Ruled(Bump):
+    """Keeps a number for every row in its state and finds it by position: both must count the same rows."""
+
+    name = "ruled"
+    granularity = Granularity.ROW
+
+    def prepare(self, view: TensorView, parameters: Any) -> torch.Tensor:
+        whole = torch.cat([inputs[0].tensor.clone() for inputs, _ in view.blocks()])
+        return whole.view(view.shape[0], -1).sum(dim=1)
+
+    def merge(self, inputs: Sequence[Input], base: torch.Tensor | None, context: Context) -> torch.Tensor:
+        first = inputs[0].tensor
+        row = context.position // (first[0].numel() if first.dim() > 1 else 1)
+        assert context.shape[0] == len(context.state)
+        rules = context.state[row : row + len(first)]
+        assert torch.allclose(rules, first.reshape(len(first), -1).sum(dim=1), atol=1e-5)
+        return first
+
+
+@pytest.mark.parametrize("block", [8, 24, 1 << 17])
+def test_rows_of_state_position_and_cut_are_the_same_rows(models: Any, tmp_path: Path, block: int) -> None:
+    """Also where rows that only the host has lie between the shared ones."""
+    llm = load_file(models.llm / "model.safetensors")
+    tokens = {f"w{row}" if row % 3 else f"other{row}": row for row in range(20)}
+    gappy = write_checkpoint(tmp_path / "gappy", llm, llama_config(vocab=20), tokens=tokens)
+    recipe = {"models": [{"model": str(gappy)}, {"model": str(models.lvlm)}], "merge_method": "ruled"}
+    plan = make_plan(safegraft.Recipe.load(recipe), open_model, with_methods(Ruled))
+    with MergedCheckpoint(plan, threads=2, block_elements=block) as merged:
+        head = merged.tensors["language_model.lm_head.weight"]
+    host = plan.host
+    own = torch.empty(24, 8)
+    place = host.tensors["language_model.lm_head.weight"]
+    host.read_into(place, 0, memoryview(own.numpy()).cast("B"))
+    plan.close()
+    for row in range(24):
+        shared = row < 20 and row % 3
+        assert torch.equal(head[row], llm["lm_head.weight"][row] if shared else own[row])
 
 
 def test_a_whole_tensor_method_sees_the_shared_rows_alone(models: Any) -> None:

@@ -9,6 +9,7 @@ is paired by its longest common ending.
 Works on names, shapes and configs alone. Rows of vocabulary tensors are `rows.py`'s business.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -66,6 +67,8 @@ class _Aligner:
         self.result = Alignment()
         self.rewrites: dict[str, str] = {}  # input prefix -> host prefix, each ending in "." or empty
         self.left: dict[str, TensorInfo] = {}  # input tensors still without a place
+        self.around: list[tuple[str, TensorInfo]] = []  # those of them that lie outside stacks
+        self.endings: dict[str, list[str]] = defaultdict(list)  # last two parts of a name -> host tensors
         self.free: dict[str, TensorInfo] = {}  # host tensors still without a contribution
 
     def run(self, tensor_map: Mapping[str, str | None]) -> Alignment:
@@ -135,6 +138,7 @@ class _Aligner:
     def _pair_stacks(self) -> None:
         ours = stacks_of(self.left.values())
         theirs = stacks_of(self.free.values())
+        self.around = [(name, tensor) for name, tensor in self.left.items() if split_layer(name) is None]
         pairings = [
             (self._rank(pairing), pairing)
             for stack in ours.values()
@@ -160,9 +164,8 @@ class _Aligner:
         source, target = _rewrite(pairing.stack.prefix, pairing.target.prefix)
         return sum(
             1
-            for name, tensor in self.left.items()
-            if split_layer(name) is None
-            and name.startswith(source)
+            for name, tensor in self.around
+            if name.startswith(source)
             and (host_tensor := self.free.get(target + name.removeprefix(source))) is not None
             and self._fits(tensor, host_tensor)
         )
@@ -216,6 +219,9 @@ class _Aligner:
     # -- around the stacks ----------------------------------------------------------------------
 
     def _pair_the_rest(self) -> None:
+        for name in self.free:
+            if split_layer(name) is None:
+                self.endings[_ending(name, 2)].append(name)
         for find in (self._by_rewrite, self._by_name, self._by_ending):
             for name in list(self.left):
                 host_name = find(name)
@@ -240,19 +246,17 @@ class _Aligner:
         """
         if split_layer(name):
             return None
-        parts = name.split(".")
-        for length in range(len(parts), 1, -1):
-            ending = ".".join(parts[-length:])
-            found = [
-                other
-                for other, tensor in self.free.items()
-                if (other == ending or other.endswith("." + ending))
-                and not split_layer(other)
-                and self._fits(self.left[name], tensor)
-            ]
-            if found:
-                return found[0] if len(found) == 1 else None
-        return None
+        tensor = self.left[name]
+        found = [
+            other
+            for other in self.endings.get(_ending(name, 2), ())
+            if other in self.free and self._fits(tensor, self.free[other])
+        ]
+        length = 2
+        while len(found) > 1 and length < len(name.split(".")):
+            length += 1
+            found = [other for other in found if _ending(other, length) == _ending(name, length)] or found[:0]
+        return found[0] if len(found) == 1 else None
 
     # -- tied output heads ----------------------------------------------------------------------
 
@@ -318,8 +322,7 @@ class _Aligner:
         )
 
     def _has_namesake(self, name: str) -> bool:
-        ending = ".".join(name.split(".")[-2:])
-        return any(other == ending or other.endswith("." + ending) for other in self.free)
+        return any(other in self.free for other in self.endings.get(_ending(name, 2), ()))
 
     def _is_language(self, host_name: str) -> bool:
         """The decoder's layers, what stands beside them (the norm), and the vocabulary tensors."""
@@ -410,6 +413,10 @@ def _rewrite(prefix: str, target: str) -> tuple[str, str]:
         ours.pop()
         theirs.pop()
     return "".join(part + "." for part in ours), "".join(part + "." for part in theirs)
+
+
+def _ending(name: str, parts: int) -> str:
+    return ".".join(name.split(".")[-parts:])
 
 
 def _ranges(numbers: list[int]) -> str:

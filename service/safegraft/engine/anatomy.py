@@ -2,6 +2,7 @@
 model among them, and the tensors that have a row a token.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +13,21 @@ TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 EXTRA_ROWS = 8  # cross-attention LVLMs keep up to eight rows for image tokens beyond the config's vocab_size
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stack:
     """Layers under one prefix: layer number -> suffix -> tensor."""
 
     prefix: str
     layers: dict[int, dict[str, TensorInfo]]
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         return sum(len(layer) for layer in self.layers.values())
+
+    @functools.cached_property
+    def places(self) -> dict[int, int]:
+        """Layer number -> its place among the layers."""
+        return {layer: place for place, layer in enumerate(sorted(self.layers))}
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -107,8 +113,8 @@ def depth_of(name: str, stacks: Mapping[str, Stack]) -> float:
     place = split_layer(name)
     if place is None:
         return 0.0
-    layers = sorted(stacks[place[0]].layers)
-    return layers.index(place[1]) / (len(layers) - 1) if len(layers) > 1 else 1.0
+    places = stacks[place[0]].places
+    return places[place[1]] / (len(places) - 1) if len(places) > 1 else 1.0
 
 
 def language_stack(checkpoint: Checkpoint) -> Stack | None:

@@ -59,55 +59,77 @@ class Kernel:
     def merge(self, task: TensorTask, state: Any, start: int, stop: int, out: memoryview) -> None:
         """Fill `out` with elements [start, stop) of the result. For methods that may be cut."""
         target = torch.frombuffer(out, dtype=task.dtype.torch)
-        cutter = task.rows.host_cut if task.rows else _one_piece
-        inputs, base, bad = self._gather(task, cutter, start, stop)
-        method = self._method(task)
-        shape = self._cut_shape(task, method, stop - start)
-        result = self._call(
-            task, method, _shaped(inputs, shape), None if base is None else base.view(shape), start, state
-        )
-        result = result.reshape(-1)
-        if bad is not None:
-            result = result.masked_fill(bad, 0)
-        own_rows = (
-            [piece for piece in task.rows.shared_of_host(start, stop) if piece.source is None] if task.rows else []
-        )
-        if own_rows:
-            result = result.clone()
-        for piece in own_rows:
-            result[piece.at : piece.at + piece.count].zero_()  # made from zeros: whatever it is, it means nothing
-        self._store(task, result, target)
-        if bad is not None:
-            self._restore_host(task, start, target, bad)
-        for piece in own_rows:
-            self._host(task, start + piece.at, target[piece.at : piece.at + piece.count])
+        if task.rows is None:
+            bad = self._merge_cut(task, _one_piece, start, stop, state, target)
+            if bad is not None:
+                self._restore_host(task, start, target, bad)
+            return
+        pieces = list(task.rows.shared_of_host(start, stop))
+        shared = [(piece.source, piece.count) for piece in pieces if piece.source is not None]
+        if not shared:
+            self._host(task, start, target)
+            return
+        # Shared rows keep the host's order: those of a cut lie side by side in the shared tensor.
+        first, last = shared[0][0], shared[-1][0] + shared[-1][1]
+        merged = self._buffers.get("merged", last - first, target.dtype)
+        bad = self._merge_cut(task, task.rows.shared_cut, first, last, state, merged)
+        self._lay_out(task, start, pieces, merged, first, bad, target)
 
     def merge_whole(self, task: TensorTask, state: Any) -> torch.Tensor:
-        """The whole merged tensor, flat, in the task's dtype. For methods that may not be cut.
-
-        Of a vocabulary tensor, the method sees the rows that are shared, and no others.
-        """
-        shape = task.rows.shared_shape if task.rows else task.shape
-        elements = task.rows.shared_rows * task.rows.width if task.rows else task.elements
-        cutter = task.rows.shared_cut if task.rows else _one_piece
-        inputs, base, bad = self._gather(task, cutter, 0, elements, scratch=_Buffers())
-        method = self._method(task)
-        result = self._call(task, method, _shaped(inputs, shape), None if base is None else base.view(shape), 0, state)
-        merged = torch.empty(elements, dtype=task.dtype.torch)
-        result = result.reshape(-1)
-        self._store(task, result if bad is None else result.masked_fill(bad, 0), merged)
-        if task.rows is None:
-            if bad is not None:
-                self._restore_host(task, 0, merged, bad)
-            return merged
+        """The whole merged tensor, flat, in the task's dtype. For methods that may not be cut."""
         whole = torch.empty(task.elements, dtype=task.dtype.torch)
-        self._host(task, 0, whole)
-        for piece in task.rows.shared_of_host(0, task.elements):
-            if piece.source is not None:
-                stretch = slice(piece.source, piece.source + piece.count)
-                here = whole[piece.at : piece.at + piece.count]
-                here.copy_(merged[stretch] if bad is None else torch.where(bad[stretch], here, merged[stretch]))
+        if task.rows is None:
+            bad = self._merge_cut(task, _one_piece, 0, task.elements, state, whole, scratch=_Buffers())
+            if bad is not None:
+                self._restore_host(task, 0, whole, bad)
+            return whole
+        elements = task.rows.shared_rows * task.rows.width
+        merged = torch.empty(elements, dtype=task.dtype.torch)
+        bad = self._merge_cut(task, task.rows.shared_cut, 0, elements, state, merged, scratch=_Buffers())
+        pieces = list(task.rows.shared_of_host(0, task.elements))
+        self._lay_out(task, 0, pieces, merged, 0, bad, whole)
         return whole
+
+    def _merge_cut(
+        self,
+        task: TensorTask,
+        cutter: Cutter,
+        start: int,
+        stop: int,
+        state: Any,
+        target: torch.Tensor,
+        scratch: _Buffers | None = None,
+    ) -> torch.Tensor | None:
+        """Merge elements [start, stop) of what the method sees: the tensor, or of a vocabulary tensor the
+        rows that are shared. Returns where, under `on_nan: host`, the host's values belong instead."""
+        inputs, base, bad = self._gather(task, cutter, start, stop, scratch)
+        method = self._method(task)
+        shape = self._cut_shape(task, method, stop - start)
+        base = None if base is None else base.view(shape)
+        result = self._call(task, method, _shaped(inputs, shape), base, start, state).reshape(-1)
+        self._store(task, result if bad is None else result.masked_fill(bad, 0), target)
+        return bad
+
+    def _lay_out(
+        self,
+        task: TensorTask,
+        start: int,
+        pieces: Sequence[Piece],
+        merged: torch.Tensor,
+        first: int,
+        bad: torch.Tensor | None,
+        target: torch.Tensor,
+    ) -> None:
+        """Put shared rows, merged from element `first` of the shared tensor on, between the host's own."""
+        for piece in pieces:
+            here = target[piece.at : piece.at + piece.count]
+            if piece.source is None:
+                self._host(task, start + piece.at, here)
+                continue
+            stretch = slice(piece.source - first, piece.source - first + piece.count)
+            here.copy_(merged[stretch])
+            if bad is not None and bool(bad[stretch].any()):
+                self._restore_host(task, start + piece.at, here, bad[stretch])
 
     def prepare(self, task: TensorTask) -> Any:
         """What the method wants to know of the whole tensor before its first cut."""
@@ -145,9 +167,7 @@ class Kernel:
         return inputs, tensors[-1] if task.base else None, bad
 
     def _read(self, one: Contribution, piece: Piece, into: torch.Tensor) -> None:
-        if piece.source is None:
-            into.zero_()  # rows that only the host has: overwritten with the host's after merging
-            return
+        assert piece.source is not None  # of a vocabulary tensor, the rows that everybody has
         info = self._info(one)
         cast = self.cast or info.dtype
         if info.dtype.torch == into.dtype and cast is info.dtype:
@@ -179,6 +199,8 @@ class Kernel:
         return self.plan.methods[task.method]
 
     def _cut_shape(self, task: TensorTask, method: MergeMethod, elements: int) -> tuple[int, ...]:
+        if method.granularity == "tensor":
+            return task.rows.shared_shape if task.rows else task.shape
         if method.granularity == "element" or len(task.shape) < 2:
             return (elements,)
         row = task.elements // task.shape[0]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from safegraft.checkpoint.types import TensorInfo
 from safegraft.engine.anatomy import Stack
 
+MOST_PAIRS = 1_000_000  # of layers compared with layers: a thousand against a thousand
 MISMATCH = 1e-3  # a pair of equal name and unequal shape: worth something only when looking for the closest mapping
 
 
@@ -32,6 +33,10 @@ class Pairing:
 def pair_layers(stack: Stack, target: Stack) -> Pairing | None:
     """The order-preserving pairing of layers with the highest score (longest common subsequence, weighted)."""
     ours, theirs = sorted(stack.layers), sorted(target.layers)
+    if ours == theirs and all(_kind(stack.layers[layer]) == _kind(target.layers[layer]) for layer in ours):
+        return Pairing(stack, target, {layer: layer for layer in ours}, float(stack.size))
+    if len(ours) * len(theirs) > MOST_PAIRS:
+        return None
     scores = _layer_scores(stack, target, ours, theirs)
     straight = {layer: layer for layer in ours if layer in target.layers}
     if len(straight) == len(ours) == len(theirs):

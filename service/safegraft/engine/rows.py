@@ -59,10 +59,6 @@ class RowLayout:
         """Every row of the host is merged with the row of the same index."""
         return self.counts == [self.shape[0]] and all(starts == [0] for starts in self.source_starts)
 
-    def host_cut(self, source: int, start: int, stop: int) -> Iterator[Piece]:
-        """The pieces of contributor `source` for elements [start, stop) of the host's tensor."""
-        return self._cut(self.host_starts, self.source_starts[source], start, stop)
-
     def shared_cut(self, source: int, start: int, stop: int) -> Iterator[Piece]:
         """The pieces of contributor `source` for elements [start, stop) of the shared tensor."""
         return self._cut(self.shared_starts, self.source_starts[source], start, stop)

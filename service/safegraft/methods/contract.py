@@ -55,7 +55,7 @@ class Context:
     """Where the cut lies, and everything else the result may depend on."""
 
     tensor: str  # the host model's name for the tensor
-    shape: tuple[int, ...]  # of the whole tensor
+    shape: tuple[int, ...]  # of the whole tensor; of a vocabulary tensor, the rows that all models share
     position: int  # index of the cut's first element in the flattened whole tensor
     seed: int  # this tensor's own: a function of the recipe's seed and the tensor's name
     parameters: Any  # an instance of the method's Parameters
