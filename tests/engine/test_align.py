@@ -182,6 +182,47 @@ def test_vocabulary_tensors_are_known_by_the_tokenizer_where_the_config_fails(
     assert vocabulary_tensors(known) == {"lm_head.weight", "model.embed_tokens.weight"}
 
 
+def tower_like_the_decoder(**more: tuple[int, ...]) -> Shapes:
+    """A vision tower with the decoder's very shapes, beside a decoder that has something more."""
+    shapes = lvlm("saved")
+    for layer in range(3):
+        for suffix in ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj", "input_layernorm"):
+            shape = shapes[f"language_model.model.layers.{layer}.{suffix}.weight"]
+            shapes[f"tower.layers.{layer}.{suffix}.weight"] = shape
+            shapes |= {f"language_model.model.layers.{layer}.{name}": size for name, size in more.items()}
+    return shapes
+
+
+def test_layers_follow_their_embedding_not_the_better_fit(headers: Callable[..., Any]) -> None:
+    host = headers("host", tower_like_the_decoder(**{"self_attn.q_proj.bias": (8,)}), LVLM_CONFIG)
+    found = align(host, headers("llm", llm(), LLM_CONFIG), {})
+    assert not found.problems
+    assert {name.partition(".")[0] for name in found.tensors} == {"language_model"}
+
+
+def test_two_language_models_of_one_shape_are_told_apart_by_the_user(headers: Callable[..., Any]) -> None:
+    shapes = {**decoder(prefix="talker.model."), **decoder(prefix="thinker.model.")}
+    host = headers("host", shapes, {**LVLM_CONFIG, "text_config": LLM_CONFIG})
+    found = align(host, headers("llm", decoder(), LLM_CONFIG), {})
+    assert any("fits talker.model.layers and thinker.model.layers" in problem for problem in found.problems)
+    chosen = align(host, headers("llm", decoder(), LLM_CONFIG), {"model.": "thinker.model."})
+    assert set(chosen.tensors) == set(decoder(prefix="thinker.model."))
+
+
+def test_the_norm_never_leaves_the_language_model(headers: Callable[..., Any]) -> None:
+    shapes = lvlm("saved")
+    shapes["vision_tower.norm.weight"] = shapes.pop("language_model.model.norm.weight")
+    found = align(headers("host", shapes, LVLM_CONFIG), headers("llm", llm(), LLM_CONFIG), {})
+    assert any("model.norm.weight" in problem for problem in found.problems)
+
+
+def test_a_table_of_positions_is_no_output_head(headers: Callable[..., Any]) -> None:
+    shapes = {**lvlm("saved"), "vision_tower.position_embedding.weight": (24, 8)}
+    found = align(headers("host", shapes, LVLM_CONFIG), headers("llm", decoder(), LLM_CONFIG), {})
+    assert "vision_tower.position_embedding.weight" not in found.tensors
+    assert found.tensors["language_model.lm_head.weight"] == "model.embed_tokens.weight"
+
+
 def test_untied_llm_in_a_tied_host_is_an_error(headers: Callable[..., Any]) -> None:
     found = align(headers("host", tied_host(), LVLM_CONFIG), headers("llm", llm(), LLM_CONFIG), {})
     assert len(found.problems) == 1

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from safegraft.checkpoint.types import Checkpoint, TensorInfo
 from safegraft.engine.anatomy import (
+    common_parts,
     is_multimodal,
     language_stack,
     split_layer,
@@ -60,6 +61,8 @@ class _Aligner:
         self.keep_vocabulary = keep_vocabulary
         own, inner = language_stack(host), language_stack(other)
         self.language = (inner.prefix if inner else "", own.prefix if own else "")
+        self.decoder = self.language[1]  # the host's stack that the input's decoder is laid on
+        self.host_stacks = list(stacks_of(host.tensors.values()))
         # Everything of an LLM must find its place; of an LVLM, the layers of its language model.
         self.required = inner.prefix + "." if inner and is_multimodal(other.config) else ""
         self.host_vocabulary = vocabulary_tensors(host)
@@ -147,14 +150,30 @@ class _Aligner:
         ]
         used: set[str] = set()
         paired: set[str] = set()
-        for _, pairing in sorted(pairings, key=lambda item: item[0], reverse=True):
+        pairings.sort(key=lambda item: (item[0], item[1].target.prefix, item[1].stack.prefix), reverse=True)
+        for rank, pairing in pairings:
             if pairing.stack.prefix in paired or pairing.target.prefix in used:
                 continue
+            rivals = [
+                other.target.prefix
+                for same, other in pairings
+                if same == rank and other.stack is pairing.stack and other.target.prefix not in used
+            ]
+            if (
+                len(rivals) > 1
+                and pairing.matched >= pairing.stack.size / 2
+                and self._is_required(pairing.stack.prefix + ".")
+            ):
+                self.result.problems.append(
+                    f"{pairing.stack.prefix} fits {' and '.join(sorted(rivals))} of the host {self.host.name} equally "
+                    "well; say which with `tensor_map`"
+                )
+                return
             paired.add(pairing.stack.prefix)
             used.add(pairing.target.prefix)
             self._place_stack(pairing)
 
-    def _rank(self, pairing: Pairing) -> tuple[float, bool, int, bool, str, str]:
+    def _rank(self, pairing: Pairing) -> tuple[bool, float, bool, int, bool]:
         """Among equally good pairings, that of the language models; then that by whose prefix rewrite the
         most tensors around the stack find their place."""
         language = (pairing.stack.prefix, pairing.target.prefix) == self.language
@@ -174,6 +193,8 @@ class _Aligner:
         if not self._accept(pairing):
             return
         stack, target = pairing.stack, pairing.target
+        if stack.prefix == self.language[0]:
+            self.decoder = target.prefix
         source_prefix, target_prefix = _rewrite(stack.prefix, target.prefix)
         self.rewrites[source_prefix] = target_prefix
         if any(layer != other for layer, other in pairing.layers.items()):
@@ -247,16 +268,29 @@ class _Aligner:
         if split_layer(name):
             return None
         tensor = self.left[name]
+        inner = self._belongs_to_decoder(name)
         found = [
             other
             for other in self.endings.get(_ending(name, 2), ())
-            if other in self.free and self._fits(tensor, self.free[other])
+            if other in self.free
+            and self._fits(tensor, self.free[other])
+            and (not inner or (common_parts(other, self.decoder) > 0 and self._is_nearest_to_decoder(other)))
         ]
         length = 2
         while len(found) > 1 and length < len(name.split(".")):
             length += 1
             found = [other for other in found if _ending(other, length) == _ending(name, length)] or found[:0]
         return found[0] if len(found) == 1 else None
+
+    def _belongs_to_decoder(self, name: str) -> bool:
+        """What stands beside the decoder's layers: the norm. Its place is beside the host's decoder, or nowhere."""
+        around = self.language[0].rpartition(".")[0]
+        return bool(around) and name.startswith(around + ".") and name not in self.other_vocabulary
+
+    def _is_nearest_to_decoder(self, host_name: str) -> bool:
+        """Whether no other stack of the host shares more of the name than the decoder does."""
+        nearest = common_parts(host_name, self.decoder)
+        return all(common_parts(host_name, prefix) <= nearest for prefix in self.host_stacks)
 
     # -- tied output heads ----------------------------------------------------------------------
 
@@ -271,7 +305,8 @@ class _Aligner:
         if len(matrices) != 1:
             return
         host_name, name = matrices[0]
-        heads = [n for n in self.free if n in self.host_vocabulary and len(self.free[n].shape) == 2]
+        matching = [n for n in self.free if n in self.host_vocabulary and len(self.free[n].shape) == 2]
+        heads = [n for n in matching if self._is_nearest_to_decoder(n)]  # and no table of positions of the same size
         if len(heads) == 1 and not any(n in self.other_vocabulary for n in self.left):
             if ties_head(self.other.config) is False:
                 if not self.keep_vocabulary:

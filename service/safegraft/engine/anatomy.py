@@ -119,7 +119,7 @@ def depth_of(name: str, stacks: Mapping[str, Stack]) -> float:
 
 def language_stack(checkpoint: Checkpoint) -> Stack | None:
     """The decoder layers: the stack that shares the longest prefix with the token embedding and is
-    not shorter than the config says."""
+    not shorter than the config says. None where two do equally well."""
     layers = text_config(checkpoint.config).get("num_hidden_layers")
     embeddings = vocabulary_tensors(checkpoint)
     candidates = [
@@ -131,9 +131,12 @@ def language_stack(checkpoint: Checkpoint) -> Stack | None:
         return None
 
     def nearness(stack: Stack) -> tuple[int, int]:
-        return max(_common_parts(stack.prefix, name) for name in embeddings), stack.size
+        return max(common_parts(stack.prefix, name) for name in embeddings), stack.size
 
-    return max(candidates, key=nearness)
+    ranked = sorted(candidates, key=nearness, reverse=True)
+    if len(ranked) > 1 and nearness(ranked[0]) == nearness(ranked[1]):
+        return None
+    return ranked[0]
 
 
 def _levels(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -146,7 +149,8 @@ def _levels(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         ]
 
 
-def _common_parts(one: str, other: str) -> int:
+def common_parts(one: str, other: str) -> int:
+    """How many leading parts of two dotted names are equal."""
     count = 0
     for a, b in zip(one.split("."), other.split("."), strict=False):
         if a != b:

@@ -23,11 +23,13 @@ class Pairing:
     def matched(self) -> int:
         return int(self.score)
 
-    def rank(self, language: bool, companions: int) -> tuple[float, bool, int, bool, str, str]:
-        """Best coverage first; then what the configs say; then what surrounds the stack; then equal names."""
+    def rank(self, language: bool, companions: int) -> tuple[bool, float, bool, int, bool]:
+        """First those whose surroundings agree too: layers and the embedding before them belong together.
+        Then the best coverage; then what the configs say; then the most surroundings; then equal names."""
+        anchored = companions > 0 and self.score >= self.stack.size / 2
         share = self.score / max(self.stack.size, self.target.size)
         same = self.stack.prefix == self.target.prefix
-        return (round(self.score + share, 6), language, companions, same, self.target.prefix, self.stack.prefix)
+        return (anchored, round(self.score + share, 6), language, companions, same)
 
 
 def pair_layers(stack: Stack, target: Stack) -> Pairing | None:
