@@ -95,8 +95,9 @@ class Values:
 
 
 def closest(word: str, known: Sequence[str]) -> str | None:
-    """The known word that was probably meant. Only for short words: comparing long ones is slow."""
-    close = difflib.get_close_matches(word, known, n=1) if len(word) <= 100 else []
+    """The known word that was probably meant. Only for short words and lists: comparing is slow, and there
+    may be a problem a word."""
+    close = difflib.get_close_matches(word, known, n=1) if len(word) <= 100 and len(known) <= 100 else []
     return close[0] if close else None
 
 
