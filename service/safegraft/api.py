@@ -1,8 +1,7 @@
 """The Python API: plan, merge, open. A thin face over the engine with everything at its defaults."""
 
 import functools
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,20 +67,18 @@ def merge(
         planned.close()
 
 
-@contextmanager
-def open(
-    recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE, threads: int | None = None
-) -> "Generator[MergedCheckpoint]":
+def open(recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE, threads: int | None = None) -> "MergedCheckpoint":
     """The merged checkpoint without writing it: `with safegraft.open(recipe) as merged: ...`
 
     `merged.files[name].read(start, stop)` gives bytes of its files, `merged.tensors` is a lazy mapping of
     names, as they are in the host's files, to tensors: what `from_pretrained(None, state_dict=...)` takes.
+    Close it, or use it as a context manager: it holds the inputs' files open.
     """
     from safegraft.engine.execute import MergedCheckpoint
 
     planned = plan(recipe, max_shard_size=max_shard_size)
     try:
-        with MergedCheckpoint(planned, threads=threads) as merged:
-            yield merged
-    finally:
+        return MergedCheckpoint(planned, threads=threads, owns_plan=True)
+    except BaseException:
         planned.close()
+        raise

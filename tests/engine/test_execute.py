@@ -89,6 +89,14 @@ def test_open_feeds_a_model_in_place(models: Any) -> None:
         assert torch.equal(module.weight[0], merged.tensors["language_model.lm_head.weight"][0])
 
 
+def test_open_needs_no_with(models: Any) -> None:
+    merged = safegraft.open(models.linear())
+    assert merged.tensors["language_model.lm_head.weight"].shape == (24, 8)
+    merged.close()
+    with pytest.raises(UsageError, match="closed"):
+        merged.files["model.safetensors"].read()
+
+
 @pytest.mark.parametrize(("start", "stop"), [(-1, 5), (5, 2), (0, 10**12)])
 def test_outside_the_file_is_an_error(models: Any, start: int, stop: int) -> None:
     with safegraft.open(models.linear()) as merged, pytest.raises(UsageError, match="is not within it"):

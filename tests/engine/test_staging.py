@@ -1,11 +1,13 @@
 """The folder that appears only when complete: interruption, resumption, what is in the way, a full disk."""
 
+import contextlib
 import errno
 import json
 import os
 import stat
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -260,3 +262,57 @@ def test_the_lock_holds_until_the_folder_has_its_name(tmp_path: Path, monkeypatc
     finish(tmp_path / "out")
     assert (tmp_path / "out" / "a.bin").read_bytes() == CONTENT["a.bin"]
     assert os.listdir(tmp_path) == ["out"]
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing is cleaned up but the lock, which the system drops."""
+
+
+@pytest.mark.parametrize("call", range(12))
+def test_a_kill_at_any_step_of_commit_leaves_a_rerun_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Every system call of the end may be the last one; the rerun finds a complete folder or finishes it."""
+    calls = 0
+
+    def counted(real: Any) -> Any:
+        def wrapper(*args: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > call:
+                raise Killed
+            return real(*args, **more)
+
+        return wrapper
+
+    with contextlib.suppress(Killed), StagedFolder(tmp_path / "out", DIGEST) as folder:
+        for name, content in CONTENT.items():
+            folder.write(name, content)
+        files = {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in folder.finished.items()}
+        folder.write(MANIFEST, json.dumps({"plan_digest": DIGEST, "files": files}).encode())
+        with monkeypatch.context() as patch:
+            for name in ("rename", "fsync", "unlink", "rmdir"):
+                patch.setattr(f"safegraft.engine.staging.os.{name}", counted(getattr(os, name)))
+            folder.commit()
+    with StagedFolder(tmp_path / "out", DIGEST) as again:
+        complete = again.complete
+    if not complete:
+        finish(tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.bin", "sub", MANIFEST}
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("inside", [[], [f"{JOURNAL}.new"]])
+def test_a_kill_before_the_first_journal_leaves_a_rerun_its_way(tmp_path: Path, inside: list[str]) -> None:
+    partial = partial_path(tmp_path / "out")
+    partial.mkdir()
+    for name in inside:
+        (partial / name).write_text("{half")
+    finish(tmp_path / "out")
+
+
+def test_a_file_whose_name_ends_like_a_part_stays(tmp_path: Path) -> None:
+    with StagedFolder(tmp_path / "out", DIGEST) as folder:
+        folder.write("LICENSE.part", b"terms")
+        folder.commit()
+    assert (tmp_path / "out" / "LICENSE.part").read_bytes() == b"terms"

@@ -52,16 +52,26 @@ class MergedCheckpoint:
     Args:
         threads: how many compute; default: the cores this process may use.
         block_elements: elements a cut; changes speed and memory, never a byte.
+        owns_plan: close the plan too when this is closed.
 
-    Close it (or use it as a context manager) to end its threads. The plan stays open.
+    Close it (or use it as a context manager) to end its threads.
     """
 
-    def __init__(self, plan: Plan, *, threads: int | None = None, block_elements: int = BLOCK_ELEMENTS) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        threads: int | None = None,
+        block_elements: int = BLOCK_ELEMENTS,
+        owns_plan: bool = False,
+    ) -> None:
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}")
         if block_elements < 1:
             raise UsageError(f"block_elements must be at least 1, not {block_elements}")
         self.plan = plan
+        self.closed = False
+        self._owns_plan = owns_plan
         self.threads = threads or len(os.sched_getaffinity(0))
         self.block_elements = block_elements
         self.files: Mapping[str, VirtualFile] = {file.name: VirtualFile(self, file) for file in plan.files}
@@ -81,7 +91,10 @@ class MergedCheckpoint:
 
     def close(self) -> None:
         """End the threads. Reading afterwards is an error."""
+        self.closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._owns_plan:
+            self.plan.close()
 
     def submit(self, cut: _Cut) -> "Future[bytes | bytearray]":
         """Start computing one cut."""
@@ -156,6 +169,8 @@ class VirtualFile:
         reading and merging, and MergeCancelledError once `cancelled()` is true.
         """
         stop = self.size if stop is None else stop
+        if self._merged.closed:
+            raise UsageError(f"{self.name} cannot be read: the merged checkpoint has been closed")
         if not 0 <= start <= stop <= self.size:
             raise UsageError(f"{self.name} has {self.size} bytes; [{start}, {stop}) is not within it")
         ahead: deque[tuple[_Cut, Future[bytes | bytearray]]] = deque()

@@ -103,21 +103,24 @@ class StagedFolder:
             return target.finish()
 
     def commit(self) -> None:
-        """Make the folder appear under its name."""
+        """Make the folder appear under its name. The journal goes last: it says whose the folder is."""
         with _output_errors(self.out):
-            (self.partial / JOURNAL).unlink()
             for leftover in self.partial.rglob("*.part"):
-                leftover.unlink()
+                if leftover.relative_to(self.partial).as_posix() not in self.finished:
+                    leftover.unlink()
             _fsync_folder(self.partial)
             if self.out.is_dir():
                 self.out.rmdir()  # it was empty when we began; if no longer, this fails and nothing is lost
             os.rename(self.partial, self.out)
+            (self.out / JOURNAL).unlink()
+            _fsync_folder(self.out)
             _fsync_folder(self.out.parent)
         self.complete = True
 
     def discard(self) -> None:
-        """Remove everything that was staged."""
+        """Remove everything that was staged, the journal last."""
         with _output_errors(self.partial):
+            self._empty(keep=JOURNAL)
             shutil.rmtree(self.partial)
 
     def record(self, name: str, digest: FileDigest) -> None:
@@ -147,6 +150,8 @@ class StagedFolder:
                 raise OutputError(
                     f"{self.out} holds this merge, but {name} is damaged; remove the folder and run again"
                 )
+        with _output_errors(self.out):
+            (self.out / JOURNAL).unlink(missing_ok=True)  # of a process killed just after the folder got its name
         own = (self.out / MANIFEST).read_bytes()
         self.finished = {**files, MANIFEST: FileDigest(len(own), hashlib.sha256(own).hexdigest())}
         return True
@@ -177,17 +182,22 @@ class StagedFolder:
             os.close(self._lock)
             self._lock = None
 
+    def _empty(self, keep: str = "") -> None:
+        for entry in self.partial.iterdir():
+            if entry.name != keep:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
     def _continue_or_start_over(self) -> None:
         if os.path.lexists(self.partial):
             if self.partial.is_symlink() or not self.partial.is_dir():
                 raise OutputError(f"{self.partial} is in the way and is not a folder; remove it and run again")
-            if any(self.partial.iterdir()) and not os.path.lexists(self.partial / JOURNAL):
+            inside = {entry.name for entry in self.partial.iterdir()}
+            if inside - {f"{JOURNAL}.new"} and JOURNAL not in inside:
                 raise OutputError(f"{self.partial} is in the way and is no merge's; remove it and run again")
         self.partial.mkdir(exist_ok=True, mode=0o755)
         files = _recorded(self.partial / JOURNAL, "digest", self.digest)
         if files is None:
-            for entry in self.partial.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            self._empty()
             _write_durably(self.partial / JOURNAL, json.dumps({"digest": self.digest, "files": {}}).encode())
             return
         for name, entry in files.items():
