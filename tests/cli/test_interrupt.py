@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from safegraft.engine.staging import JOURNAL
+
 COMMAND = ["merge", "slow.yml", "--max-shard-size", "2KB", "--threads", "1"]
 
 
@@ -23,7 +25,10 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") ->
 
 
 def finished_shards(workplace: Path) -> list[Path]:
-    return sorted((workplace / ".merged.safegraft-partial").glob("*.safetensors"))
+    """Those that the journal records: only they outlive a stop."""
+    journal = workplace / ".merged.safegraft-partial" / JOURNAL
+    files = json.loads(journal.read_bytes())["files"] if journal.exists() else {}
+    return sorted(journal.parent / name for name in files if name.endswith(".safetensors"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from safegraft.engine.staging import JOURNAL
 from safegraft.testing import llama_config, llama_tensors, words, write_checkpoint
 
 Cli = Callable[..., Any]  # the fixture `cli` of conftest.py
@@ -195,7 +196,8 @@ def test_a_stopped_transfer_goes_on_where_it_stopped(
     command = ["merge", "own.yml", "--server", server, "--max-shard-size", "2KB"]
     before = ids(remote)
     process = processes.start(*command, "--out", "merged", cwd=workplace, SAFEGRAFT_TOKEN=token)
-    wait_for(lambda: list((workplace / ".merged.safegraft-partial").glob("*.safetensors")), process)
+    journal = workplace / ".merged.safegraft-partial" / JOURNAL
+    wait_for(lambda: journal.exists() and b".safetensors" in journal.read_bytes(), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
