@@ -1,4 +1,4 @@
-"""A merge method: tensors in, one tensor out. This module is a plugin's whole contract.
+"""A merge method: tensors in, one tensor out. This module is a plugin's whole contract, version 1.
 
 A method sees neither files nor names of architectures: the engine has aligned the inputs, cast
 them and checked them for NaN and inf before `merge` is called.
@@ -6,8 +6,8 @@ them and checked them for NaN and inf before `merge` is called.
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -29,16 +29,37 @@ class Granularity(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """A statistic of a model at work on data: `merge` finds it in `Input.statistics[name]`.
+
+    statistic: one that safegraft.calibration gathers, such as "gradient_square".
+    model: whose: "input" for each input's own, "base", or a role.
+    data: the sets it is gathered on, by their names under the recipe's `calibration`. A model's own
+    `calibration` comes before the recipe's, and "base" or a role is gathered on the input's sets.
+    """
+
+    name: str
+    statistic: str
+    model: str = "input"
+    data: tuple[str, ...] = ("task",)
+
+
+@dataclass(frozen=True, slots=True)
 class Requirements:
     """What a method needs. Inputs are counted without the base, unless the base is ignored.
 
     base: "required" and "optional" hand the base to `merge` on its own; "ignored" treats a base
     model like any other input (as mergekit does); "forbidden" is an error when a recipe names one.
+    roles: further models that a recipe must name by `role:`, such as "aligned". They come after the
+    inputs, in this order, and are not counted among them.
+    calibration: what must be known of models at work; the recipe names the data.
     """
 
     base: Literal["required", "optional", "ignored", "forbidden"] = "ignored"
     min_inputs: int = 1
     max_inputs: int | None = None
+    roles: tuple[str, ...] = ()
+    calibration: tuple[Calibration, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +68,10 @@ class Input:
 
     model: str
     tensor: "torch.Tensor"
-    parameters: Any  # an instance of the method's InputParameters
+    parameters: Any  # an instance of the method's InputParameters; None where the model has a role
+    # By the names in `requires.calibration`. One of the tensor's shape is cut like the tensor; others come whole;
+    # None where the statistic is not defined for this tensor.
+    statistics: Mapping[str, "torch.Tensor | None"] = field(default_factory=dict[str, "torch.Tensor | None"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +84,23 @@ class Context:
     seed: int  # this tensor's own: a function of the recipe's seed and the tensor's name
     parameters: Any  # an instance of the method's Parameters
     state: Any  # what `prepare` returned
+    survey: Any = None  # what `survey` returned
+    layer: int | None = None  # the tensor's place among the layers of its stack, from 0; None outside stacks
+    layers: int = 0  # in that stack
+    stored: str = "float32"  # the widest dtype among the contributions (the recipe's `dtype` where set) ...
+    out: str = "float32"  # ... and the dtype the result is rounded to: torch's names
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What `prepare` found in one tensor."""
+
+    tensor: str
+    shape: tuple[int, ...]
+    layer: int | None
+    layers: int
+    parameters: Any
+    state: Any
 
 
 class TensorView(ABC):
@@ -102,6 +143,28 @@ class MergeMethod(ABC):
         """Gather statistics over the whole tensor before its first `merge`; None when not needed."""
         return None
 
+    def survey(self, tensors: Sequence[Prepared]) -> Any:
+        """Decide over all tensors that this method merges, in the result's order, from what `prepare` found
+        in each; the answer is `Context.survey`. Overriding it costs a pass over the whole model before
+        the first byte. None when not needed."""
+        return None
+
     @abstractmethod
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         """Merge one cut."""
+
+
+class Modifier(ABC):
+    """Changes what a method has merged, element by element: `modifiers:` in a recipe, composed with any method.
+
+    A modifier is written like a method; it needs the recipe's `base_model`.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    reference: ClassVar[str]
+    Parameters: ClassVar[type[BaseModel]] = NoParameters
+
+    @abstractmethod
+    def modify(self, merged: "torch.Tensor", base: "torch.Tensor", context: Context) -> "torch.Tensor":
+        """Change one flat cut of the merged tensor, before it is rounded. `context.parameters` are the modifier's."""
