@@ -1,6 +1,7 @@
 """One method on some tensors, as the engine calls it; and how far apart two tensors are."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,29 +13,38 @@ BLOCK = 5  # elements: small, so that a few numbers come in several blocks
 
 
 class Blocks(TensorView):
-    def __init__(self, inputs: Sequence[Input], base: torch.Tensor | None) -> None:
-        self.shape = tuple(inputs[0].tensor.shape)
+    def __init__(self, inputs: Sequence[Input], base: torch.Tensor | None, context: Context, cut: "Cutter") -> None:
         self.inputs = inputs
         self.base = base
+        self.context = context
+        self.shape = context.shape
+        self.cut = cut
 
     def blocks(self) -> Iterator[tuple[Sequence[Input], torch.Tensor | None]]:
         for start in range(0, self.inputs[0].tensor.numel(), BLOCK):
-            cut = slice(start, start + BLOCK)
+            part = slice(start, start + BLOCK)
 
-            def part(tensor: torch.Tensor | None, cut: slice = cut) -> torch.Tensor | None:
-                whole = tensor is None or tensor.shape != self.shape
-                return tensor if whole else tensor.flatten()[cut].clone()
+            def flat(tensor: torch.Tensor, part: slice = part) -> torch.Tensor:
+                return tensor.flatten()[part].clone()
 
-            inputs = [
-                Input(
-                    one.model,
-                    one.tensor.flatten()[cut].clone(),
-                    one.parameters,
-                    {name: part(statistic) for name, statistic in one.statistics.items()},
-                )
-                for one in self.inputs
-            ]
-            yield inputs, part(self.base)
+            yield [self.cut(one, flat) for one in self.inputs], None if self.base is None else flat(self.base)
+
+
+Cutter = Callable[[Input, Callable[[torch.Tensor], torch.Tensor]], Input]
+
+
+def cutter(method: type[MergeMethod]) -> Cutter:
+    """Applies a cut to a model's tensor and to those of its statistics that are of the tensor's shape."""
+    elementwise = {one.name for one in method.requires.calibration if one.statistic.elementwise}
+
+    def cut(one: Input, how: Callable[[torch.Tensor], torch.Tensor]) -> Input:
+        statistics = {
+            name: how(value) if value is not None and name in elementwise else value
+            for name, value in one.statistics.items()
+        }
+        return Input(one.model, how(one.tensor), one.parameters, statistics)
+
+    return cut
 
 
 def merge(
@@ -48,39 +58,35 @@ def merge(
     layer: int | None = 0,
     layers: int = 1,
     seed: int = 0,
+    vocabulary: bool = False,
     **shared: Any,
 ) -> torch.Tensor:
     """Merge copies of `tensors` with the parameters that a recipe would give.
 
-    roles: tensors of the models with roles, in the order of `requires.roles`. statistics: of each input.
+    roles: tensors of the models with roles, in the order of `requires.roles`. statistics: of each of `tensors`.
     """
     parameters = method.Parameters.model_validate(shared)
     known = statistics or [{}] * len(tensors)
     inputs = [
-        Input(f"model-{index}", tensor.clone(), method.InputParameters.model_validate(dict(own)), statistic)
+        Input(f"model-{index}", tensor, method.InputParameters.model_validate(dict(own)), statistic)
         for index, (tensor, own, statistic) in enumerate(zip(tensors, each or [{}] * len(tensors), known, strict=True))
     ]
-    inputs += [Input(role, tensor.clone(), None) for role, tensor in zip(method.requires.roles, roles, strict=True)]
+    inputs += [Input(role, tensor, None) for role, tensor in zip(method.requires.roles, roles, strict=True)]
     instance = method()
     shape = tuple(tensors[0].shape)
-    state = instance.prepare(Blocks(inputs, base), parameters)
-    survey = instance.survey([Prepared("layers.0.weight", shape, layer, layers, parameters, state)])
-    cut = (tensors[0].numel(),) if method.granularity is Granularity.ELEMENT else shape
+    name = "model.layers.0.mlp.up_proj.weight"
+    context = Context(name, shape, 0, seed, parameters, None, None, layer, layers, vocabulary)
+    state = instance.prepare(Blocks(inputs, base, context, cutter(method)), parameters)
+    survey = instance.survey([Prepared(name, shape, layer, layers, parameters, state)])
 
-    def view(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return tensor if tensor is None or tuple(tensor.shape) != shape else tensor.reshape(cut).clone()
+    def shaped(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.reshape(-1 if method.granularity is Granularity.ELEMENT else shape).clone()
 
-    shaped = [
-        Input(
-            one.model,
-            one.tensor.reshape(cut),
-            one.parameters,
-            {name: view(statistic) for name, statistic in one.statistics.items()},
-        )
-        for one in inputs
-    ]
-    context = Context("layers.0.weight", shape, 0, seed, parameters, state, survey, layer, layers)
-    return instance.merge(shaped, view(base), context).view(shape)
+    return instance.merge(
+        [cutter(method)(one, shaped) for one in inputs],
+        None if base is None else shaped(base),
+        replace(context, state=state, survey=survey),
+    ).view(shape)
 
 
 def ulps(one: torch.Tensor, other: torch.Tensor) -> int:

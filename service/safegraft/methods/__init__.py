@@ -14,6 +14,7 @@ from safegraft.methods.contract import (
     Modifier,
     Prepared,
     Requirements,
+    Statistic,
     TensorView,
 )
 from safegraft.methods.hookspecs import hookimpl
@@ -30,6 +31,7 @@ __all__ = [
     "Prepared",
     "Registry",
     "Requirements",
+    "Statistic",
     "TensorView",
     "hookimpl",
 ]

@@ -28,18 +28,33 @@ class Granularity(enum.StrEnum):
     TENSOR = "tensor"  # never; arguments are whole tensors
 
 
+class Statistic(enum.StrEnum):
+    """What can be learnt of a model at work on data. Samples weigh the same, whatever their length."""
+
+    GRADIENT_SQUARE = "gradient_square"  # mean over samples of (dL/dw)^2; the tensor's shape
+    SALIENCY = "saliency"  # mean over samples of |w dL/dw|; the tensor's shape
+    PREFERENCE_MASK = "preference_mask"  # probability that an element of the task vector is kept; the tensor's shape
+    INPUT_NORM = "input_norm"  # of a linear layer [out, in]: square root of the tokens' summed x^2; [in]
+    INPUT_GRAM = "input_gram"  # of a linear layer: mean over tokens of x x^T; [in, in]
+    LAYER_COSINES = "layer_cosines"  # [layers, 2]: see safegraft.calibration.cosines
+
+    @property
+    def elementwise(self) -> bool:
+        """Of the tensor's shape: cut like the tensor. The others come whole."""
+        return self in (Statistic.GRADIENT_SQUARE, Statistic.SALIENCY, Statistic.PREFERENCE_MASK)
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """A statistic of a model at work on data: `merge` finds it in `Input.statistics[name]`.
 
-    statistic: one that safegraft.calibration gathers, such as "gradient_square".
     model: whose: "input" for each input's own, "base", or a role.
     data: the sets it is gathered on, by their names under the recipe's `calibration`. A model's own
-    `calibration` comes before the recipe's, and "base" or a role is gathered on the input's sets.
+    `calibration` comes before the recipe's; the base and models with a role are shown the input's sets.
     """
 
     name: str
-    statistic: str
+    statistic: Statistic
     model: str = "input"
     data: tuple[str, ...] = ("task",)
 
@@ -69,8 +84,7 @@ class Input:
     model: str
     tensor: "torch.Tensor"
     parameters: Any  # an instance of the method's InputParameters; None where the model has a role
-    # By the names in `requires.calibration`. One of the tensor's shape is cut like the tensor; others come whole;
-    # None where the statistic is not defined for this tensor.
+    # By the names in `requires.calibration`; None where the statistic is not defined for this tensor.
     statistics: Mapping[str, "torch.Tensor | None"] = field(default_factory=dict[str, "torch.Tensor | None"])
 
 
@@ -87,6 +101,7 @@ class Context:
     survey: Any = None  # what `survey` returned
     layer: int | None = None  # the tensor's place among the layers of its stack, from 0; None outside stacks
     layers: int = 0  # in that stack
+    vocabulary: bool = False  # whether a row stands for a token
     stored: str = "float32"  # the widest dtype among the contributions (the recipe's `dtype` where set) ...
     out: str = "float32"  # ... and the dtype the result is rounded to: torch's names
 
@@ -107,12 +122,13 @@ class TensorView(ABC):
     """A whole tensor of every input, for `prepare` to walk through in bounded memory."""
 
     shape: tuple[int, ...]
+    context: Context  # of the whole tensor: position 0, no state
 
     @abstractmethod
     def blocks(self) -> Iterator[tuple[Sequence[Input], "torch.Tensor | None"]]:
-        """Yield (inputs, base) cuts in order. The cuts are always the same ones, whatever the
-        engine's settings, so that sums over them come out bit-equal. They are scratch memory:
-        the next step overwrites them."""
+        """Yield flat (inputs, base) cuts in order, from the first again at every call. The cuts are always
+        the same ones, whatever the engine's settings, so that sums over them come out bit-equal. They
+        are scratch memory: the next step overwrites them."""
 
 
 class MergeMethod(ABC):

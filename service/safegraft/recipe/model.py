@@ -30,12 +30,40 @@ Settings = Mapping[str, Setting]
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationSet:
+    """Data on which models are shown at work, under a name that methods ask for ("task", "harmful").
+
+    data: a JSONL or parquet file, or a data set's name on the Hub. fields: what is in which column, from
+    {"text", "prompt", "response", "chosen", "rejected", "image"} to the column's name.
+    """
+
+    name: str
+    data: str
+    fields: Mapping[str, str]
+    samples: int
+    seed: int  # of the draw of samples
+    max_length: int  # tokens
+    at: At
+
+
+@dataclass(frozen=True, slots=True)
 class ModelEntry:
     """One item of `models:`. `at` is its place in the recipe: ("models", 0)."""
 
     model: str
     parameters: Settings
     tensor_map: Mapping[str, str | None]  # name prefix -> host's name prefix; None leaves those tensors out
+    at: At
+    role: str | None = None  # what else it is there for than to be merged, such as "aligned"
+    calibration: tuple[CalibrationSet, ...] = ()  # its own, before the recipe's of the same name
+
+
+@dataclass(frozen=True, slots=True)
+class ModifierEntry:
+    """One item of `modifiers:`, applied in order to what the method has merged."""
+
+    name: str
+    parameters: Settings
     at: At
 
 
@@ -71,6 +99,8 @@ class Recipe:
     seed: int = 0
     on_nan: Literal["error", "host"] = "error"
     overrides: tuple[Override, ...] = ()
+    modifiers: tuple[ModifierEntry, ...] = ()
+    calibration: tuple[CalibrationSet, ...] = ()
     text: str = field(default="", compare=False)  # the YAML it was read from, or a mapping written as YAML
     name: str = field(default="recipe", compare=False)  # of the file, for messages
     lines: Mapping[At, int] = field(default_factory=dict[At, int], compare=False)
