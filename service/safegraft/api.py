@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safegraft.engine.plan import MAX_SHARD_SIZE, make_plan
 from safegraft.engine.task import Plan
-from safegraft.local import open_model
+from safegraft.local import find_data, open_model
 from safegraft.methods.registry import Registry
 from safegraft.recipe.model import Recipe
 
@@ -36,7 +36,9 @@ def plan(recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE) -> Plan:
     from safegraft.hub.card import render_card
 
     asked = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    return make_plan(asked, open_model, registry(), max_shard_size=max_shard_size, card=render_card)
+    return make_plan(
+        asked, open_model, registry(), find_data=find_data, max_shard_size=max_shard_size, card=render_card
+    )
 
 
 def merge(

@@ -14,6 +14,7 @@ import pickle
 import random
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,9 +23,10 @@ import torch
 from pydantic import BaseModel
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType] (its stub has a bare PathLike)
 
-from safegraft.methods.contract import Context, Granularity, Input, MergeMethod, TensorView
+from safegraft.methods.contract import Context, Granularity, Input, MergeMethod, Prepared, Statistic, TensorView
 from safegraft.methods.registry import check_class
 
+TENSOR = "model.layers.0.mlp.up_proj.weight"
 SHAPES = ((7, 12), (33,), (5, 3, 4), (1,), (1, 1))
 SEED = 20240710
 
@@ -38,7 +40,8 @@ def check_method(
 ) -> None:
     """Hold a merge method to its contract; AssertionError or PluginError says which part it breaks.
 
-    Checked, on float32 and float64, on random, equal and all-zero tensors and on single elements: the class is
+    Checked, on float32 and float64, on random, equal and all-zero tensors and on single elements, with models for
+    the method's roles and with made-up statistics (and without, where one may not be defined): the class is
     complete; parameters have a JSON Schema; the result has the inputs' shape and at least their precision,
     and is finite; it is the same when computed again, whatever a global random generator has drawn, and however
     and in whatever order the engine cuts the tensor; tensors are not kept; `prepare` looks at every block, and
@@ -60,9 +63,11 @@ def check_method(
         for count in _counts(method, inputs):
             _check_no_objection(instance, [own] * count, shared)
             for with_base in bases:
-                for tensors in _tensors(count + with_base):
+                for tensors in _tensors(count + len(method.requires.roles) + with_base):
                     base = tensors.pop() if with_base else None
-                    _Trial(instance, tensors, base, shared, own).check()
+                    inputs_own = [own] * count + [None] * len(method.requires.roles)
+                    for defined in (True, False) if method.requires.calibration else (True,):
+                        _Trial(instance, tensors, base, shared, inputs_own, defined).check()
 
 
 def _counts(method: type[MergeMethod], inputs: int | None) -> list[int]:
@@ -103,12 +108,14 @@ class _Trial:
         tensors: Sequence[torch.Tensor],
         base: torch.Tensor | None,
         shared: BaseModel,
-        own: BaseModel,
+        own: Sequence[BaseModel | None],
+        defined: bool,
     ) -> None:
         self.method = method
         self.shared = shared
         self.own = own
         self.shape = tuple(tensors[0].shape)
+        self.statistics = [_statistics(method, self.shape, number) if defined else {} for number in range(len(own))]
         self.dtype = tensors[0].dtype
         self.elements = tensors[0].numel()
         everyone = [*tensors, *([] if base is None else [base])]
@@ -195,7 +202,8 @@ class _Trial:
 
     def merged_cut(self, start: int, stop: int, state: Any) -> torch.Tensor:
         shape = self.cut_shape(stop - start)
-        context = Context("layers.0.weight", self.shape, start, SEED, self.shared, state)
+        survey = self.method.survey([Prepared(TENSOR, self.shape, 0, 1, self.shared, state)])
+        context = replace(self.context(), position=start, state=state, survey=survey)
         result: Any = self.method.merge(*self.arguments(start, stop, shape), context)  # Any: it may return anything
         self.require(isinstance(result, torch.Tensor), f"merge() returned {type(result).__name__}, not a tensor")
         self.require(tuple(result.shape) == shape, f"shape {list(result.shape)} from inputs of shape {list(shape)}")
@@ -205,6 +213,10 @@ class _Trial:
         for one in self.scratch:
             one.fill_(torch.nan)
         return copy
+
+    def context(self) -> Context:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return Context(TENSOR, self.shape, 0, SEED, self.shared, None, layer=0, layers=1, stored=dtype, out=dtype)
 
     def state(self, blocks: int = 1) -> Any:
         """What `prepare` returns when it gets the tensor in (about) so many blocks."""
@@ -216,7 +228,20 @@ class _Trial:
             for memory, whole in zip(self.scratch, self.wholes, strict=True)
         ]
         base = cuts.pop() if self.has_base else None
-        return [Input(f"model-{index}", cut, self.own) for index, cut in enumerate(cuts)], base
+        elementwise = {one.name for one in self.method.requires.calibration if one.statistic.elementwise}
+
+        def statistics(number: int) -> dict[str, torch.Tensor | None]:
+            """None for all where they are not defined; nothing at all for models with a role."""
+            if self.own[number] is None:
+                return {}
+            known: dict[str, torch.Tensor | None] = {one.name: None for one in self.method.requires.calibration}
+            for name, value in self.statistics[number].items():
+                known[name] = value.flatten()[start:stop].clone().view(shape) if name in elementwise else value
+            return known
+
+        return [
+            Input(f"model-{number}", cut, self.own[number], statistics(number)) for number, cut in enumerate(cuts)
+        ], base
 
     def cut_shape(self, elements: int) -> tuple[int, ...]:
         if self.method.granularity is Granularity.ELEMENT or len(self.shape) < 2:
@@ -229,6 +254,7 @@ class _MemoryView(TensorView):
 
     def __init__(self, trial: _Trial, block: int) -> None:
         self.shape = trial.shape
+        self.context = trial.context()
         self._trial = trial
         self._block = block
 
@@ -238,6 +264,23 @@ class _MemoryView(TensorView):
             yield self._trial.arguments(start, stop, (stop - start,))
             for one in self._trial.scratch:
                 one.fill_(torch.nan)
+
+
+def _statistics(method: MergeMethod, shape: tuple[int, ...], number: int) -> dict[str, torch.Tensor]:
+    """What a method could be told of a model at work, in the right shapes; those of linear layers for matrices only."""
+    generator = torch.Generator().manual_seed(SEED + number)
+    width = shape[-1]
+    samples = torch.randn(3 * width, width, generator=generator)
+    made = {
+        Statistic.GRADIENT_SQUARE: torch.rand(shape, generator=generator),
+        Statistic.SALIENCY: torch.rand(shape, generator=generator),
+        Statistic.PREFERENCE_MASK: torch.rand(shape, generator=generator),
+        Statistic.LAYER_COSINES: torch.rand(1, 2, generator=generator),
+    }
+    if len(shape) == 2:
+        made[Statistic.INPUT_NORM] = torch.linalg.vector_norm(samples, dim=0)
+        made[Statistic.INPUT_GRAM] = samples.T @ samples / len(samples)
+    return {one.name: made[one.statistic] for one in method.requires.calibration if one.statistic in made}
 
 
 def _global_random_state() -> bytes:

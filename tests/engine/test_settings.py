@@ -298,7 +298,7 @@ class TestResolveProblems:
         recipe = recipe_of("models: [{model: A}]\nmerge_method: method\nparameters: {low: 3}")
         with pytest.raises(RecipeError, match=r"^r:3: parameters: low must not be above high$"):
             resolve(recipe, Ranged(), None, MLP, [("A", MLP)], 0.0)
-        assert check_values(recipe, {"method": Ranged()}) == []
+        assert check_values(recipe, {"method": Ranged()}, {}) == []
 
 
 def methods_of(recipe: Recipe) -> dict[str, MergeMethod]:
@@ -309,7 +309,7 @@ def methods_of(recipe: Recipe) -> dict[str, MergeMethod]:
 class TestNames:
     def problems(self, text: str) -> list[str]:
         recipe = recipe_of(text)
-        return [str(problem) for problem in check_names(recipe, methods_of(recipe))]
+        return [str(problem) for problem in check_names(recipe, methods_of(recipe), {})]
 
     def test_every_scope_is_checked(self) -> None:
         assert self.problems("""\
@@ -358,7 +358,7 @@ class TestNames:
             Parameters = InputParameters = Strict
 
         recipe = recipe_of("models: [{model: A}]\nmerge_method: method\nparameters: {x: 1}")
-        (problem,) = check_names(recipe, {"method": Bare()})
+        (problem,) = check_names(recipe, {"method": Bare()}, {})
         assert problem.message == "method has no parameter of this name; there are none"
 
     def test_names_of_either_kind_pass_everywhere(self) -> None:
@@ -373,7 +373,7 @@ class TestNames:
 class TestIdle:
     def warnings(self, text: str) -> list[str]:
         recipe = recipe_of(text)
-        return idle_settings(recipe, methods_of(recipe))
+        return idle_settings(recipe, methods_of(recipe), {})
 
     def test_a_shared_parameter_under_a_model(self) -> None:
         assert self.warnings("models: [{model: A, parameters: {weight: 1, lambda: 2}}]\nmerge_method: method") == [
@@ -383,7 +383,7 @@ class TestIdle:
     def test_an_input_s_parameter_under_the_base(self) -> None:
         text = "models: [{model: A, parameters: {weight: 1}}, {model: B}]\nbase_model: A\nmerge_method: method"
         assert self.warnings(text) == [
-            "r:1: models[0].parameters.weight: has no effect here: the base has none of its own"
+            "r:1: models[0].parameters.weight: has no effect here: the base, or a model with a role, has none of its own"
         ]
         assert self.warnings(text.replace("base_model: A", "base_model: B")) == []
 
@@ -392,13 +392,13 @@ class TestIdle:
             requires: ClassVar[Requirements] = Requirements(base="ignored")
 
         recipe = recipe_of("models: [{model: A, parameters: {weight: 1}}]\nbase_model: A\nmerge_method: method")
-        assert idle_settings(recipe, {"method": AnyInput()}) == []
+        assert idle_settings(recipe, {"method": AnyInput()}, {}) == []
 
 
 class TestValues:
     def problems(self, text: str) -> list[str]:
         recipe = recipe_of(text)
-        return [str(problem) for problem in check_values(recipe, methods_of(recipe))]
+        return [str(problem) for problem in check_values(recipe, methods_of(recipe), {})]
 
     def test_every_scalar_point_and_condition_is_checked_wherever_it_stands(self) -> None:
         assert self.problems("""\

@@ -11,28 +11,62 @@ import click
 from safegraft.cli.options import json_option, optional_remote_options
 from safegraft.cli.remote import connect
 from safegraft.cli.terminal import say, say_json, table
+from safegraft.errors import UsageError
 
 if TYPE_CHECKING:
-    from safegraft.rpc.methods import MethodCatalogue, MethodInfo
+    from safegraft.rpc.methods import MethodCatalogue, MethodInfo, ModifierInfo
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @json_option
 @optional_remote_options
-def methods(as_json: bool, server: str | None, token_file: Path | None, ca: Path | None) -> None:
-    """List the merge methods, what they need and their parameters.
+@click.pass_context
+def methods(
+    context: click.Context, as_json: bool, server: str | None, token_file: Path | None, ca: Path | None
+) -> None:
+    """List the merge methods and modifiers, and what they need.
 
     \b
     Examples:
       safegraft methods
-      safegraft methods --json                 parameters as JSON Schema
+      safegraft methods show ties              one of them, with its parameters
+      safegraft methods --json                 all of them, parameters as JSON Schema
       safegraft methods --server merge.example:50051
     """
-    found = _catalogue(server, token_file, ca).methods
+    if context.invoked_subcommand is not None:
+        if as_json or server is not None:
+            raise UsageError(f"give the options after `{context.invoked_subcommand}`")
+        return
+    found = _catalogue(server, token_file, ca)
     if as_json:
-        say_json([asdict(method) for method in found])
+        say_json([asdict(one) for one in (*found.methods, *found.modifiers)])
+        return
+    rows = [[one.name, _count(one), one.base, ", ".join(one.roles) or "-", one.summary] for one in found.methods]
+    say(table(["METHOD", "INPUTS", "BASE", "ROLES", "RESULT"], rows))
+    if found.modifiers:
+        say("\n" + table(["MODIFIER", "RESULT"], [[one.name, one.summary] for one in found.modifiers]))
+
+
+@methods.command()
+@click.argument("name")
+@json_option
+@optional_remote_options
+def show(name: str, as_json: bool, server: str | None, token_file: Path | None, ca: Path | None) -> None:
+    """Show one method or modifier: what it needs and its parameters.
+
+    \b
+    Examples:
+      safegraft methods show ties
+      safegraft methods show safe_lora --json
+    """
+    found = _catalogue(server, token_file, ca)
+    one = next((one for one in (*found.methods, *found.modifiers) if one.name == name), None)
+    if one is None:
+        raise UsageError(f"there is no method {name}; {_suggestion(name, found)}")
+    if as_json:
+        say_json(asdict(one))
     else:
-        say("\n\n".join("\n".join(_lines(method)) for method in found))
+        say("\n".join(_lines(one)))
 
 
 @click.command()
@@ -56,11 +90,11 @@ def plugins(as_json: bool, server: str | None, token_file: Path | None, ca: Path
         [
             plugin.name,
             f"{plugin.distribution} {plugin.version}",
-            f"BROKEN: {plugin.error}" if plugin.error else ", ".join(plugin.methods),
+            f"BROKEN: {plugin.error}" if plugin.error else ", ".join((*plugin.methods, *plugin.modifiers)),
         ]
         for plugin in found
     ]
-    say(table(["PLUGIN", "PACKAGE", "METHODS"], rows))
+    say(table(["PLUGIN", "PACKAGE", "BRINGS"], rows))
 
 
 def _catalogue(server: str | None, token_file: Path | None, ca: Path | None) -> "MethodCatalogue":
@@ -73,13 +107,34 @@ def _catalogue(server: str | None, token_file: Path | None, ca: Path | None) -> 
     return catalogue(Registry.discover())
 
 
-def _lines(method: "MethodInfo") -> Iterator[str]:
+def _suggestion(name: str, found: "MethodCatalogue") -> str:
+    import difflib
+
+    known = [one.name for one in (*found.methods, *found.modifiers)]
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else "`safegraft methods` lists them"
+
+
+def _count(method: "MethodInfo") -> str:
     least, most = method.min_inputs, method.max_inputs
-    count = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-    yield f"{method.name}: {method.summary}"
-    yield f"  reference   {method.reference}"
-    yield f"  inputs      {count}; base model: {method.base}"
-    for title, schema in (("parameters", method.parameters), ("each input", method.input_parameters)):
+    return f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+
+
+def _lines(one: "MethodInfo | ModifierInfo") -> Iterator[str]:
+    from safegraft.rpc.methods import ModifierInfo
+
+    yield f"{one.name}: {one.summary}"
+    yield f"  reference   {one.reference}"
+    if isinstance(one, ModifierInfo):
+        yield from _parameters("parameters", one.parameters)
+        return
+    yield f"  inputs      {_count(one)}; base model: {one.base}"
+    if one.roles:
+        yield f"  roles       {', '.join(one.roles)}: give each to one model, as `role:`"
+    for title, need in zip(["calibration", *[""] * len(one.calibration)], one.calibration, strict=False):
+        whose = "each input" if need.model == "input" else f"the {need.model} model"
+        yield f"  {title:<11} {need.statistic} of {whose}, on the data {' and '.join(need.data)}"
+    for title, schema in (("parameters", one.parameters), ("each input", one.input_parameters)):
         yield from _parameters(title, schema)
 
 

@@ -117,6 +117,15 @@ def depth_of(name: str, stacks: Mapping[str, Stack]) -> float:
     return places[place[1]] / (len(places) - 1) if len(places) > 1 else 1.0
 
 
+def place_of(name: str, stacks: Mapping[str, Stack]) -> tuple[int | None, int]:
+    """A tensor's place among the layers of its stack, from 0, and how many there are; (None, 0) outside stacks."""
+    place = split_layer(name)
+    if place is None:
+        return None, 0
+    places = stacks[place[0]].places
+    return places[place[1]], len(places)
+
+
 def language_stack(checkpoint: Checkpoint) -> Stack | None:
     """The decoder layers: the stack that shares the longest prefix with the token embedding and is
     not shorter than the config says. None where two do equally well."""

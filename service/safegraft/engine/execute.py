@@ -9,14 +9,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 
 from safegraft.engine.identity import manifest
-from safegraft.engine.kernel import Kernel
+from safegraft.engine.kernel import Kernel, Known
 from safegraft.engine.once import Once
+from safegraft.engine.preparation import Preparation
 from safegraft.engine.staging import FileDigest
 from safegraft.engine.task import Plan, PlannedFile, PlannedTensor, TensorTask
 from safegraft.errors import MergeCancelledError, UsageError
@@ -51,6 +53,7 @@ class MergedCheckpoint:
 
     Args:
         threads: how many compute; default: the cores this process may use.
+        cache: where statistics of models at work are kept; default: see safegraft.calibration.
         block_elements: elements a cut; changes speed and memory, never a byte.
         owns_plan: close the plan too when this is closed.
 
@@ -63,6 +66,7 @@ class MergedCheckpoint:
         *,
         threads: int | None = None,
         block_elements: int = BLOCK_ELEMENTS,
+        cache: Path | None = None,
         owns_plan: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
@@ -78,6 +82,7 @@ class MergedCheckpoint:
         self.tensors: Mapping[str, torch.Tensor] = MergedTensors(self)
         self._kernels = threading.local()
         self._states = Once[Any](STATES_KEPT)
+        self._preparation = Preparation(plan, cache)
         self._wholes = Once[torch.Tensor](WHOLE_KEPT)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="safegraft")
 
@@ -93,6 +98,7 @@ class MergedCheckpoint:
         """End the threads. Reading afterwards is an error."""
         self.closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._preparation.close()
         if self._owns_plan:
             self.plan.close()
 
@@ -110,20 +116,32 @@ class MergedCheckpoint:
         if task.action == "copy":
             kernel.copy(task, cut.start, memoryview(out))
         elif self._is_whole(task):
-            whole = self._wholes.get(task.name, lambda: kernel.merge_whole(task, self._state(task)))
+            whole = self._wholes.get(task.name, lambda: kernel.merge_whole(task, self._known(task)))
             torch.frombuffer(out, dtype=task.dtype.torch).copy_(whole[cut.start : cut.stop])
         else:
-            kernel.merge(task, self._state(task), cut.start, cut.stop, memoryview(out))
+            kernel.merge(task, self._known(task), cut.start, cut.stop, memoryview(out))
         return out
 
     def _kernel(self) -> Kernel:
         kernel: Kernel | None = self._kernels.__dict__.get("kernel")
         if kernel is None:
-            kernel = self._kernels.kernel = Kernel(self.plan)
+            kernel = self._kernels.kernel = Kernel(self.plan, self._preparation.gathered)
         return kernel
 
-    def _state(self, task: TensorTask) -> Any:
-        return self._states.get(task.name, lambda: self._kernel().prepare(task))
+    def _known(self, task: TensorTask) -> Known:
+        surveyed = self._preparation.surveyed.get(task.method or "")
+        if surveyed is not None:
+            return Known(surveyed.states[task.name], surveyed.answer)
+        return Known(self._states.get(task.name, lambda: self._kernel().prepare(task)))
+
+    def make_ready(self, cut: _Cut, cancelled: Never) -> None:
+        """Find out what the cut's method needs to know beyond the tensor: models at work, all other tensors."""
+        task = cut.task
+        if task is not None and task.method is not None and not self._preparation.is_ready(task.method):
+            self._preparation.prepare(task.method, self._prepared, cancelled)
+
+    def _prepared(self, task: TensorTask) -> "Future[Any]":
+        return self._pool.submit(lambda: self._kernel().prepare(task))
 
     def _is_whole(self, task: TensorTask) -> bool:
         return task.method is not None and self.plan.methods[task.method].granularity == "tensor"
@@ -177,6 +195,7 @@ class VirtualFile:
         with _one_torch_thread:
             try:
                 for cut in self._cuts(start, stop):
+                    self._merged.make_ready(cut, cancelled)
                     ahead.append((cut, self._merged.submit(cut)))
                     if len(ahead) > 2 * self._merged.threads:
                         yield _finish(ahead, start, stop, cancelled)

@@ -9,14 +9,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safegraft.checkpoint.types import Checkpoint
 from safegraft.engine.staging import FileDigest
-from safegraft.engine.task import Contribution, PlannedFile, TensorTask
+from safegraft.engine.task import Contribution, PlannedFile, StatisticKey, TensorTask
 from safegraft.methods.registry import Registry
 from safegraft.recipe.canonical_form import canonical
 from safegraft.recipe.model import Recipe
+
+if TYPE_CHECKING:
+    from safegraft.calibration import Request
 
 _PINNED = re.compile(r"@[0-9a-f]{40}$")
 ARITHMETIC = 1  # raised whenever the engine's own arithmetic changes a bit of any result
@@ -49,11 +52,11 @@ def public_names(models: Mapping[str, str]) -> dict[str, str]:
     return names
 
 
-def versions_of(methods: Iterable[str], registry: Registry) -> dict[str, str]:
+def versions_of(methods: Iterable[str], modifiers: Iterable[str], registry: Registry) -> dict[str, str]:
     """Everything whose version may change a bit of the result: the engine, torch, the plugins in use."""
     versions = {"safegraft": version("safegraft"), "torch": version("torch").partition("+")[0]}
-    for method in methods:
-        plugin = registry.plugin_of(method)
+    plugins = [registry.plugin_of(one) for one in methods] + [registry.plugin_of_modifier(one) for one in modifiers]
+    for plugin in plugins:
         versions[plugin.distribution] = plugin.version
     return dict(sorted(versions.items()))
 
@@ -65,9 +68,10 @@ def plan_digest(
     checkpoints: Mapping[str, Checkpoint],
     versions: Mapping[str, str],
     files: Sequence[PlannedFile],
+    statistics: "Mapping[StatisticKey, Request]",
 ) -> str:
     """sha256 over all that decides the result's bytes."""
-    document = {
+    document: dict[str, Any] = {
         "arithmetic": ARITHMETIC,
         "recipe": canonical(recipe, names),
         "host": names[host_model],
@@ -83,6 +87,10 @@ def plan_digest(
             for file in files
         ],
     }
+    if statistics:
+        document["statistics"] = sorted(
+            [method, name, names[model], request.digest] for (method, name, model), request in statistics.items()
+        )
     return sha256(_canonical_json(document)).hexdigest()
 
 
@@ -123,7 +131,7 @@ def _task(task: TensorTask, names: Mapping[str, str]) -> dict[str, Any]:
     def contribution(one: Contribution) -> list[Any]:
         return [names[one.model], one.tensor, one.parameters.model_dump(mode="json") if one.parameters else None]
 
-    return {
+    described: dict[str, Any] = {
         "name": task.name,
         "action": task.action,
         "method": task.method,
@@ -134,6 +142,12 @@ def _task(task: TensorTask, names: Mapping[str, str]) -> dict[str, Any]:
         "compute": str(task.compute_dtype),
         "seed": task.seed,
     }
+    if task.modifications:
+        described["modified_from"] = task.modified_from
+        described["modifications"] = [
+            [one.modifier, one.parameters.model_dump(mode="json")] for one in task.modifications
+        ]
+    return described
 
 
 def _canonical_json(document: Any) -> bytes:

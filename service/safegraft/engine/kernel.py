@@ -5,22 +5,35 @@ tensor was cut: element-wise methods see positions, statistics are taken over fi
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from safegraft.checkpoint.dtypes import FLOAT_NAMES
+from safegraft.checkpoint.dtypes import FLOAT_NAMES, DType
 from safegraft.checkpoint.types import TensorInfo
 from safegraft.engine.rows import Piece
-from safegraft.engine.task import Contribution, Plan, TensorTask
+from safegraft.engine.statistics import shown_model
+from safegraft.engine.task import Contribution, Plan, StatisticKey, TensorTask
 from safegraft.errors import NonFiniteError, PluginError, Problem, SafegraftError
-from safegraft.methods.contract import Context, Input, MergeMethod, TensorView
+from safegraft.methods.contract import Context, Input, MergeMethod, Prepared, TensorView
+
+if TYPE_CHECKING:
+    from safegraft.calibration import Gathered
 
 REDUCTION_BLOCK = 1 << 17  # elements: statistics are summed over these, whatever the engine's cuts are
 
 Cutter = Callable[[int, int, int], Iterator[Piece]]  # contributor, start, stop -> pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a method found out before its first cut of a tensor: in the tensor, and over all of them."""
+
+    state: Any = None
+    survey: Any = None
 
 
 @dataclass(slots=True)
@@ -38,10 +51,11 @@ class _Buffers:
 
 
 class Kernel:
-    """Computes cuts of a plan's tensors."""
+    """Computes cuts of a plan's tensors. `gathered`: the plan's statistics, where its methods need any."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, gathered: "Mapping[StatisticKey, Gathered]") -> None:
         self.plan = plan
+        self.gathered = gathered
         self.replace_nonfinite = plan.recipe.on_nan == "host"
         self.cast = FLOAT_NAMES[plan.recipe.dtype] if plan.recipe.dtype else None
         self._buffers = _Buffers()
@@ -56,11 +70,11 @@ class Kernel:
         target = torch.frombuffer(out, dtype=task.dtype.torch)
         self._keep(task, self._raw(task.inputs[0].model, source, start, target.numel()), target)
 
-    def merge(self, task: TensorTask, state: Any, start: int, stop: int, out: memoryview) -> None:
+    def merge(self, task: TensorTask, known: Known, start: int, stop: int, out: memoryview) -> None:
         """Fill `out` with elements [start, stop) of the result. For methods that may be cut."""
         target = torch.frombuffer(out, dtype=task.dtype.torch)
         if task.rows is None:
-            bad = self._merge_cut(task, _one_piece, start, stop, state, target)
+            bad = self._merge_cut(task, _one_piece, start, stop, known, target)
             if bad is not None:
                 self._restore_host(task, start, target, bad)
             return
@@ -72,20 +86,20 @@ class Kernel:
         # Shared rows keep the host's order: those of a cut lie side by side in the shared tensor.
         first, last = shared[0][0], shared[-1][0] + shared[-1][1]
         merged = self._buffers.get("merged", last - first, target.dtype)
-        bad = self._merge_cut(task, task.rows.shared_cut, first, last, state, merged)
+        bad = self._merge_cut(task, task.rows.shared_cut, first, last, known, merged)
         self._lay_out(task, start, pieces, merged, first, bad, target)
 
-    def merge_whole(self, task: TensorTask, state: Any) -> torch.Tensor:
+    def merge_whole(self, task: TensorTask, known: Known) -> torch.Tensor:
         """The whole merged tensor, flat, in the task's dtype. For methods that may not be cut."""
         whole = torch.empty(task.elements, dtype=task.dtype.torch)
         if task.rows is None:
-            bad = self._merge_cut(task, _one_piece, 0, task.elements, state, whole, scratch=_Buffers())
+            bad = self._merge_cut(task, _one_piece, 0, task.elements, known, whole, scratch=_Buffers())
             if bad is not None:
                 self._restore_host(task, 0, whole, bad)
             return whole
         elements = task.rows.shared_rows * task.rows.width
         merged = torch.empty(elements, dtype=task.dtype.torch)
-        bad = self._merge_cut(task, task.rows.shared_cut, 0, elements, state, merged, scratch=_Buffers())
+        bad = self._merge_cut(task, task.rows.shared_cut, 0, elements, known, merged, scratch=_Buffers())
         pieces = list(task.rows.shared_of_host(0, task.elements))
         self._lay_out(task, 0, pieces, merged, 0, bad, whole)
         return whole
@@ -96,7 +110,7 @@ class Kernel:
         cutter: Cutter,
         start: int,
         stop: int,
-        state: Any,
+        known: Known,
         target: torch.Tensor,
         scratch: _Buffers | None = None,
     ) -> torch.Tensor | None:
@@ -106,7 +120,10 @@ class Kernel:
         method = self._method(task)
         shape = self._cut_shape(task, method, stop - start)
         base = None if base is None else base.view(shape)
-        result = self._call(task, method, _shaped(inputs, shape), base, start, state).reshape(-1)
+        context = replace(self.context(task), position=start, state=known.state, survey=known.survey)
+        result = self._call(task, method, _shaped(method, inputs, shape), base, context).reshape(-1)
+        if task.modifications:
+            result = self._modify(task, cutter, start, stop, result, context, bad, scratch)
         self._store(task, result if bad is None else result.masked_fill(bad, 0), target)
         return bad
 
@@ -136,7 +153,33 @@ class Kernel:
         method = self._method(task)
         if type(method).prepare is MergeMethod.prepare:
             return None
-        return self._guard(task, method, lambda: method.prepare(_View(self, task), task.parameters))
+        who = f"method {method.name}"
+        return self._guard(task, who, lambda: method.prepare(_View(self, task), task.parameters))
+
+    def survey(self, method: MergeMethod, states: Sequence[tuple[TensorTask, Any]]) -> Any:
+        """What the method decides over all its tensors."""
+        prepared = [
+            Prepared(task.name, self.context(task).shape, task.layer, task.layers, task.parameters, state)
+            for task, state in states
+        ]
+        return self._guard(states[0][0], f"method {method.name}", lambda: method.survey(prepared))
+
+    def context(self, task: TensorTask) -> Context:
+        """What a method may know of the whole tensor before anything was prepared."""
+        shape = task.rows.shared_shape if task.rows else task.shape
+        return Context(
+            tensor=task.name,
+            shape=shape,
+            position=0,
+            seed=task.seed,
+            parameters=task.parameters,
+            state=None,
+            layer=task.layer,
+            layers=task.layers,
+            vocabulary=task.vocabulary,
+            stored=_torch_name(task.stored),
+            out=_torch_name(task.dtype),
+        )
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -151,9 +194,7 @@ class Kernel:
         tensors: list[torch.Tensor] = []
         bad: torch.Tensor | None = None
         for index, one in enumerate(task.contributions):
-            tensor = buffers.get(index, stop - start, compute)
-            for piece in cutter(index, start, stop):
-                self._read(one, piece, tensor[piece.at : piece.at + piece.count])
+            tensor = self._contribution(task, index, cutter, start, stop, buffers.get(index, stop - start, compute))
             if not _is_finite(tensor):
                 if not self.replace_nonfinite:
                     raise self._not_finite(one, tensor)
@@ -163,8 +204,45 @@ class Kernel:
         if bad is not None:
             for tensor in tensors:
                 tensor.masked_fill_(bad, 0)
-        inputs = [Input(one.model, tensor, one.parameters) for one, tensor in zip(task.inputs, tensors, strict=False)]
+        inputs = [
+            Input(
+                one.model, tensors[index], one.parameters, self._statistics(task, index, cutter, start, stop, buffers)
+            )
+            for index, one in enumerate(task.inputs)
+        ]
         return inputs, tensors[-1] if task.base else None, bad
+
+    def _contribution(
+        self, task: TensorTask, index: int, cutter: Cutter, start: int, stop: int, into: torch.Tensor
+    ) -> torch.Tensor:
+        for piece in cutter(index, start, stop):
+            self._read(task.contributions[index], piece, into[piece.at : piece.at + piece.count])
+        return into
+
+    def _statistics(
+        self, task: TensorTask, index: int, cutter: Cutter, start: int, stop: int, buffers: _Buffers
+    ) -> dict[str, torch.Tensor | None]:
+        """What is known of the models at work for input `index`; nothing for models with a role."""
+        method = self._method(task)
+        found: dict[str, torch.Tensor | None] = {}
+        if index >= len(task.inputs) - len(method.requires.roles):
+            return found
+        for calibration in method.requires.calibration:
+            gathered = self.gathered[method.name, calibration.name, task.inputs[index].model]
+            shown = shown_model(task, method, calibration, index)
+            tensor = task.contributions[shown].tensor
+            if tensor not in gathered.tensors:
+                found[calibration.name] = None
+            elif calibration.statistic.elementwise:
+                into = buffers.get((index, calibration.name), stop - start, torch.float32)
+                for piece in cutter(shown, start, stop):
+                    assert piece.source is not None  # as for the tensor itself
+                    view = into[piece.at : piece.at + piece.count].numpy().data.cast("B")
+                    gathered.read_into(tensor, piece.source * into.element_size(), view)
+                found[calibration.name] = into
+            else:
+                found[calibration.name] = gathered.whole(tensor)
+        return found
 
     def _read(self, one: Contribution, piece: Piece, into: torch.Tensor) -> None:
         assert piece.source is not None  # of a vocabulary tensor, the rows that everybody has
@@ -212,30 +290,45 @@ class Kernel:
         method: MergeMethod,
         inputs: Sequence[Input],
         base: torch.Tensor | None,
-        position: int,
-        state: Any,
+        context: Context,
     ) -> torch.Tensor:
-        shape = task.rows.shared_shape if task.rows else task.shape
-        context = Context(task.name, shape, position, task.seed, task.parameters, state)
-        expected = inputs[0].tensor
-        result = self._guard(task, method, lambda: method.merge(inputs, base, context))
-        if not isinstance(result, torch.Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] (plugins are strangers)
-            raise PluginError(f"method {method.name} returned {type(result).__name__} for {task.name}, not a tensor")
-        if result.shape != expected.shape or not result.dtype.is_floating_point:
-            raise PluginError(
-                f"method {method.name} returned {list(result.shape)} {result.dtype} for {task.name}; "
-                f"{list(expected.shape)} of a floating-point dtype was expected"
-            )
-        return result
+        expected = inputs[0].tensor.shape
+        result = self._guard(task, f"method {method.name}", lambda: method.merge(inputs, base, context))
+        return _sound(task, f"method {method.name}", result, expected)
 
-    def _guard(self, task: TensorTask, method: MergeMethod, call: Callable[[], Any]) -> Any:
+    def _modify(
+        self,
+        task: TensorTask,
+        cutter: Cutter,
+        start: int,
+        stop: int,
+        merged: torch.Tensor,
+        context: Context,
+        bad: torch.Tensor | None,
+        scratch: _Buffers | None,
+    ) -> torch.Tensor:
+        """Let the modifiers work on what was merged. The base is read once more: `merge` may overwrite its own."""
+        buffers = scratch or self._buffers
+        for index, modification in enumerate(task.modifications):
+            modifier = self.plan.modifiers[modification.modifier]
+            origin = buffers.get(("origin", index), stop - start, task.compute_dtype.torch)
+            base = self._contribution(task, task.modified_from, cutter, start, stop, origin)
+            if bad is not None:
+                base = base.masked_fill_(bad, 0)
+            here = replace(context, parameters=modification.parameters, state=None, survey=None)
+            who, now = f"modifier {modifier.name}", merged
+            result = self._guard(task, who, partial(modifier.modify, now, base, here))
+            merged = _sound(task, who, result, now.shape)
+        return merged
+
+    def _guard(self, task: TensorTask, who: str, call: Callable[[], Any]) -> Any:
         try:
             with torch.no_grad():
                 return call()
         except SafegraftError:
             raise
         except Exception as error:  # a plugin may raise anything; it is named, with the tensor it failed on
-            raise PluginError(f"method {method.name} failed on {task.name}: {type(error).__name__}: {error}") from error
+            raise PluginError(f"{who} failed on {task.name}: {type(error).__name__}: {error}") from error
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -285,7 +378,8 @@ class _View(TensorView):
     def __init__(self, kernel: Kernel, task: TensorTask) -> None:
         self._kernel = kernel
         self._task = task
-        self.shape = task.rows.shared_shape if task.rows else task.shape
+        self.context = kernel.context(task)
+        self.shape = self.context.shape
 
     def blocks(self) -> Iterator[tuple[Sequence[Input], torch.Tensor | None]]:
         rows = self._task.rows
@@ -301,8 +395,32 @@ def _one_piece(source: int, start: int, stop: int) -> Iterator[Piece]:
     yield Piece(0, stop - start, start)
 
 
-def _shaped(inputs: Sequence[Input], shape: tuple[int, ...]) -> list[Input]:
-    return [Input(one.model, one.tensor.view(shape), one.parameters) for one in inputs]
+def _shaped(method: MergeMethod, inputs: Sequence[Input], shape: tuple[int, ...]) -> list[Input]:
+    elementwise = {one.name for one in method.requires.calibration if one.statistic.elementwise}
+
+    def statistics(one: Input) -> dict[str, torch.Tensor | None]:
+        return {
+            name: value.view(shape) if value is not None and name in elementwise else value
+            for name, value in one.statistics.items()
+        }
+
+    return [Input(one.model, one.tensor.view(shape), one.parameters, statistics(one)) for one in inputs]
+
+
+def _sound(task: TensorTask, who: str, result: Any, expected: tuple[int, ...]) -> torch.Tensor:
+    """What a plugin returned, if it is a tensor as it should be."""
+    if not isinstance(result, torch.Tensor):
+        raise PluginError(f"{who} returned {type(result).__name__} for {task.name}, not a tensor")
+    if result.shape != expected or not result.dtype.is_floating_point:
+        raise PluginError(
+            f"{who} returned {list(result.shape)} {result.dtype} for {task.name}; "
+            f"{list(expected)} of a floating-point dtype was expected"
+        )
+    return result
+
+
+def _torch_name(dtype: DType) -> str:
+    return str(dtype.torch).removeprefix("torch.")
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

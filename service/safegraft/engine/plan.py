@@ -5,6 +5,8 @@ open -> check -> align -> one task a tensor -> files -> digest. Reads configs, h
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safegraft.checkpoint.dtypes import FLOAT_NAMES
 from safegraft.checkpoint.sidecars import output_sidecars, sidecar_warnings
@@ -18,18 +20,23 @@ from safegraft.engine.identity import manifest, plan_digest, public_names, versi
 from safegraft.engine.layout import weight_files
 from safegraft.engine.settings import check_names, check_values, idle_settings, unmatched
 from safegraft.engine.staging import FileDigest
-from safegraft.engine.task import Plan, PlannedFile, TensorTask
+from safegraft.engine.statistics import CalibrationData, requests
+from safegraft.engine.task import Plan, PlannedFile, StatisticKey, TensorTask
 from safegraft.engine.tasks import TaskBuilder
 from safegraft.errors import AlignmentError, InputError, Problem, RecipeError, UsageError
-from safegraft.methods.contract import MergeMethod
+from safegraft.methods.contract import MergeMethod, Modifier
 from safegraft.methods.registry import Registry
 from safegraft.recipe.model import Recipe
+
+if TYPE_CHECKING:
+    from safegraft.calibration import Request
 
 MAX_SHARD_SIZE = 5 * 10**9  # bytes, as transformers has it
 CARD = "README.md"
 MANIFEST = "safegraft.json"
 
 OpenModel = Callable[[str], Checkpoint]
+FindData = Callable[[str], Path]
 Card = Callable[[Plan], bytes]
 
 
@@ -38,6 +45,7 @@ def make_plan(
     open_model: OpenModel,
     registry: Registry,
     *,
+    find_data: FindData | None = None,
     max_shard_size: int = MAX_SHARD_SIZE,
     card: Card | None = None,
 ) -> Plan:
@@ -45,6 +53,7 @@ def make_plan(
 
     Args:
         open_model: model reference -> checkpoint; raises InputError.
+        find_data: the `data` of a calibration set -> its file; raises InputError. None: no data can be had.
         max_shard_size: bytes of tensors a weight file.
         card: renders README.md; without it the result has none.
 
@@ -54,7 +63,7 @@ def make_plan(
         raise UsageError(f"max_shard_size must be at least 1 byte, not {max_shard_size}")
     checkpoints: dict[str, Checkpoint] = {}
     try:
-        return _Planner(recipe, registry, checkpoints).run(open_model, max_shard_size, card)
+        return _Planner(recipe, registry, checkpoints).run(open_model, find_data, max_shard_size, card)
     except BaseException:
         for checkpoint in checkpoints.values():
             checkpoint.close()
@@ -67,12 +76,15 @@ class _Planner:
         self.registry = registry
         self.checkpoints = checkpoints
         self.methods: dict[str, MergeMethod] = {}
+        self.modifiers: dict[str, Modifier] = {}
         self.recipe_problems: list[Problem] = []
         self.input_problems: list[Problem] = []
         self.warnings: list[str] = []
 
-    def run(self, open_model: OpenModel, max_shard_size: int, card: Card | None) -> Plan:
+    def run(self, open_model: OpenModel, find_data: FindData | None, max_shard_size: int, card: Card | None) -> Plan:
         self._check_recipe()
+        data = CalibrationData(self.recipe, find_data)
+        self.recipe_problems += data.missing(self.methods)
         self._open(open_model)
         if self.input_problems:
             self._stop_on_problems(InputError)
@@ -80,8 +92,11 @@ class _Planner:
         alignments = self._align(host_model)
         self._stop_on_problems(AlignmentError)
         tasks = self._tasks(host_model, alignments)
+        statistics = requests(tasks, self.recipe, self.methods, self.checkpoints, data)
+        self.input_problems += data.problems
+        self.warnings += data.notes
         self._stop_on_problems(AlignmentError)
-        return self._assemble(host_model, tasks, max_shard_size, card)
+        return self._assemble(host_model, tasks, statistics, max_shard_size, card)
 
     def _stop_on_problems(self, kind: type[InputError]) -> None:
         """The recipe's problems and the inputs' are told together; the recipe's decide the exit code."""
@@ -102,10 +117,45 @@ class _Planner:
             elif name not in self.methods:
                 self.methods[name] = method
                 self._check_requirements(method, where)
-        if len(self.methods) == len({name for name, _ in asked}):
-            self.recipe_problems += check_names(self.recipe, self.methods)
-            self.recipe_problems += check_values(self.recipe, self.methods)
-            self.warnings += idle_settings(self.recipe, self.methods)
+        for entry in self.recipe.modifiers:
+            modifier = self.registry.modifier(entry.name)
+            if modifier is None:
+                where = self.recipe.where(*entry.at, "name")
+                hint = self.registry.suggest_modifier(entry.name)
+                self.recipe_problems.append(Problem(where, f"unknown modifier {entry.name!r}. {hint}"))
+            else:
+                self.modifiers[entry.name] = modifier
+        if self.recipe.modifiers and self.recipe.base_model is None:
+            where = self.recipe.where("modifiers")
+            self.recipe_problems.append(Problem(where, "modifiers change the difference from a `base_model`; name one"))
+        self._check_roles()
+        if len(self.methods) == len({name for name, _ in asked}) and not self._unknown_modifiers():
+            self.recipe_problems += check_names(self.recipe, self.methods, self.modifiers)
+            self.recipe_problems += check_values(self.recipe, self.methods, self.modifiers)
+            self.warnings += idle_settings(self.recipe, self.methods, self.modifiers)
+
+    def _unknown_modifiers(self) -> bool:
+        return any(entry.name not in self.modifiers for entry in self.recipe.modifiers)
+
+    def _check_roles(self) -> None:
+        """Each role belongs to a method here, and to one model."""
+        wanted = list(dict.fromkeys(role for method in self.methods.values() for role in method.requires.roles))
+        taken: dict[str, str] = {}
+        for entry in self.recipe.models:
+            if entry.role is None:
+                continue
+            where = self.recipe.where(*entry.at, "role")
+            if entry.role in taken:
+                message = f"{entry.role!r} is the role of {taken[entry.role]} already; one model has it"
+                self.recipe_problems.append(Problem(where, message))
+            elif entry.role not in wanted:
+                which = " or ".join(map(repr, wanted)) if wanted else "none"
+                names = ", ".join(self.methods) or self.recipe.merge_method
+                message = f"{names} has no role {entry.role!r}; a model's role may be {which}"
+                self.recipe_problems.append(Problem(where, message))
+            taken.setdefault(entry.role, entry.model)
+            if entry.model == self.recipe.base_model:
+                self.recipe_problems.append(Problem(where, "this is the `base_model`, which has no other role"))
 
     def _check_requirements(self, method: MergeMethod, where: str) -> None:
         needs, base = method.requires, self.recipe.base_model
@@ -113,12 +163,18 @@ class _Planner:
             self.recipe_problems.append(Problem(where, f"{method.name} needs a `base_model`"))
         if needs.base == "forbidden" and base is not None:
             self.recipe_problems.append(Problem(where, f"{method.name} takes no `base_model`; remove it"))
-        models = [entry.model for entry in self.recipe.models]
+        having_role = {entry.role for entry in self.recipe.models}
+        for role in needs.roles:
+            if role not in having_role:
+                message = f"{method.name} needs a model with `role: {role}` among `models`"
+                self.recipe_problems.append(Problem(where, message))
+        models = [entry.model for entry in self.recipe.models if entry.role is None]
         if needs.base in ("required", "optional"):
             models = [model for model in models if model != base]
         elif base is not None and base not in models:
             models.append(base)
         what = "models beside the base" if needs.base in ("required", "optional") and base else "models"
+        what += " without a role" if needs.roles else ""
         if len(models) < needs.min_inputs:
             self.recipe_problems.append(
                 Problem(where, f"{method.name} needs at least {needs.min_inputs} {what}; the recipe has {len(models)}")
@@ -184,7 +240,7 @@ class _Planner:
     # -- tasks and files ------------------------------------------------------------------------
 
     def _tasks(self, host_model: str, alignments: Mapping[str, Alignment]) -> list[TensorTask]:
-        builder = TaskBuilder(self.recipe, host_model, self.checkpoints, alignments, self.methods)
+        builder = TaskBuilder(self.recipe, host_model, self.checkpoints, alignments, self.methods, self.modifiers)
         host = self.checkpoints[host_model]
         tasks = [builder.build(host.tensors[name]) for name in sorted(host.tensors, key=natural_order)]
         self.recipe_problems += builder.recipe_problems
@@ -199,7 +255,14 @@ class _Planner:
             )
         return tasks
 
-    def _assemble(self, host_model: str, tasks: Sequence[TensorTask], max_shard_size: int, card: Card | None) -> Plan:
+    def _assemble(
+        self,
+        host_model: str,
+        tasks: Sequence[TensorTask],
+        statistics: "Mapping[StatisticKey, Request]",
+        max_shard_size: int,
+        card: Card | None,
+    ) -> Plan:
         host = self.checkpoints[host_model]
         dtype = self.recipe.out_dtype or self.recipe.dtype
         self.warnings += sidecar_warnings(host)
@@ -207,8 +270,8 @@ class _Planner:
         for name, content in sorted(output_sidecars(host, FLOAT_NAMES[dtype] if dtype else None).items()):
             files.append(PlannedFile(name, len(content), "sidecar", content=content))
         names = public_names({reference: self.checkpoints[reference].name for reference in self._references()})
-        versions = versions_of(self.methods, self.registry)
-        digest = plan_digest(self.recipe, host_model, names, self.checkpoints, versions, files)
+        versions = versions_of(self.methods, self.modifiers, self.registry)
+        digest = plan_digest(self.recipe, host_model, names, self.checkpoints, versions, files, statistics)
         plan = Plan(
             recipe=self.recipe,
             digest=digest,
@@ -216,6 +279,8 @@ class _Planner:
             names=names,
             checkpoints=self.checkpoints,
             methods=self.methods,
+            modifiers=self.modifiers,
+            statistics=statistics,
             versions=versions,
             tensors=tuple(tasks),
             files=tuple(files),

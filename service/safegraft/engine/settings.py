@@ -19,8 +19,8 @@ from pydantic import BaseModel
 
 from safegraft.engine.parameters import ParameterSet, parameter_set
 from safegraft.errors import Problem, RecipeError
-from safegraft.methods.contract import MergeMethod
-from safegraft.recipe.model import At, Condition, Override, Recipe, Scalar, Setting, Settings
+from safegraft.methods.contract import MergeMethod, Modifier
+from safegraft.recipe.model import At, Condition, ModifierEntry, Override, Recipe, Scalar, Setting, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,25 @@ def resolve(
 
     Raises RecipeError with every problem, each at the place of the setting it comes from.
     """
-    builder = _Builder(recipe, method, override, t)
-    parameters = builder.build(method.Parameters, None, (tensor,))
-    each = [builder.build(method.InputParameters, model, (own, tensor)) for model, own in inputs]
+    builder = _Builder(recipe, method.name, t)
+
+    def scopes(model: str | None) -> list[_Scope]:
+        return list(_scopes_of(recipe, override, model))
+
+    parameters = builder.build(method.Parameters, scopes(None), None, (tensor,))
+    each = [builder.build(method.InputParameters, scopes(model), model, (own, tensor)) for model, own in inputs]
     if builder.problems or parameters is None:
         raise RecipeError(list(dict.fromkeys(builder.problems)))
     return Resolved(parameters, tuple(one for one in each if one is not None))
+
+
+def resolve_modifier(recipe: Recipe, entry: ModifierEntry, modifier: Modifier, tensor: str, t: float) -> BaseModel:
+    """A modifier's parameters for one tensor. Raises RecipeError with every problem."""
+    builder = _Builder(recipe, modifier.name, t)
+    parameters = builder.build(modifier.Parameters, [_modifier_scope(entry)], None, (tensor,))
+    if builder.problems or parameters is None:
+        raise RecipeError(list(dict.fromkeys(builder.problems)))
+    return parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,10 @@ def _scopes_of(recipe: Recipe, override: Override | None, model: str | None) -> 
     yield _Scope(recipe.parameters, ("parameters",))
 
 
+def _modifier_scope(entry: ModifierEntry) -> _Scope:
+    return _Scope(entry.parameters, (*entry.at, "parameters"))
+
+
 def _override_scope(override: Override, model: str) -> _Scope:
     index = list(override.models).index(model)
     return _Scope(override.models[model], (*override.at, "models", index, "parameters"))
@@ -84,17 +101,17 @@ def _override_scope(override: Override, model: str) -> _Scope:
 class _Builder:
     """Builds the parameter objects of one tensor and gathers what is wrong with them."""
 
-    def __init__(self, recipe: Recipe, method: MergeMethod, override: Override | None, t: float) -> None:
+    def __init__(self, recipe: Recipe, name: str, t: float) -> None:
         self.recipe = recipe
-        self.method = method
-        self.override = override
+        self.name = name  # of the method or modifier
         self.t = t
         self.problems: list[Problem] = []
 
-    def build(self, kind: type[BaseModel], model: str | None, tensors: Sequence[str]) -> BaseModel | None:
+    def build(
+        self, kind: type[BaseModel], scopes: Sequence[_Scope], model: str | None, tensors: Sequence[str]
+    ) -> BaseModel | None:
         """One object, or None and a problem. `tensors`: the names that filters look at; the last is the host's."""
         known = parameter_set(kind)
-        scopes = list(_scopes_of(self.recipe, self.override, model))
         values: dict[str, Any] = {}
         given: dict[str, _Found] = {}
         before = len(self.problems)
@@ -134,13 +151,13 @@ class _Builder:
         if filtered is not None:
             self._add(
                 (*filtered.at, name),
-                f"{self.method.name} needs a value for every tensor, and no filter matches {tensor}; "
+                f"{self.name} needs a value for every tensor, and no filter matches {tensor}; "
                 "end the list with a value without a filter",
             )
             return
         places = " or ".join(dict.fromkeys(self.recipe.path(*scope.at) for scope in scopes))
         whose = "" if model is None else f" for {model}"
-        self._add(scopes[0].at[:-1], f"{self.method.name} needs `{name}`{whose}: give it under {places}")
+        self._add(scopes[0].at[:-1], f"{self.name} needs `{name}`{whose}: give it under {places}")
 
     def _add(self, at: At, message: str) -> None:
         self.problems.append(Problem(self.recipe.where(*at), message))
@@ -191,59 +208,68 @@ def at_depth(points: Sequence[Any], t: float) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Territory:
-    """A scope, the methods it reaches, and the parameters that have an effect there or would elsewhere."""
+    """A scope, who reads it by name, and the parameters that have an effect there or would elsewhere."""
 
     scope: _Scope
-    methods: tuple[MergeMethod, ...]
+    who: tuple[str, ...]
     active: tuple[ParameterSet, ...]
-    idle: tuple[ParameterSet, ...]
+    shared: tuple[ParameterSet, ...] = ()  # have an effect for all models at once
+    idle: tuple[ParameterSet, ...] = ()
 
     def reading(self, name: str) -> list[ParameterSet]:
         return [one for one in self.active if name in one.names]
 
     def only_idle(self, name: str) -> bool:
-        return not self.reading(name) and any(name in one.names for one in self.idle)
+        return not self.reading(name) and any(name in one.names for one in (*self.shared, *self.idle))
 
 
-def _territories(recipe: Recipe, methods: Mapping[str, MergeMethod]) -> Iterator[_Territory]:
+def _territories(
+    recipe: Recipe, methods: Mapping[str, MergeMethod], modifiers: Mapping[str, Modifier]
+) -> Iterator[_Territory]:
     everyone = tuple(methods.values())
     yield _shared_territory(_Scope(recipe.parameters, ("parameters",)), everyone)
     for entry in recipe.models:
         scope = _Scope(entry.parameters, (*entry.at, "parameters"))
-        yield _model_territory(scope, everyone, entry.model == recipe.base_model)
+        yield _model_territory(scope, everyone, entry.model == recipe.base_model, entry.role is not None)
     for override in recipe.overrides:
         own = (methods[override.method or recipe.merge_method],)
         yield _shared_territory(_Scope(override.parameters, (*override.at, "parameters")), own)
+        roles = {entry.model for entry in recipe.models if entry.role is not None}
         for model in override.models:
-            yield _model_territory(_override_scope(override, model), own, model == recipe.base_model)
+            yield _model_territory(_override_scope(override, model), own, model == recipe.base_model, model in roles)
+    for entry in recipe.modifiers:
+        yield _Territory(_modifier_scope(entry), (entry.name,), (parameter_set(modifiers[entry.name].Parameters),))
 
 
 def _shared_territory(scope: _Scope, methods: tuple[MergeMethod, ...]) -> _Territory:
     sets = [parameter_set(kind) for method in methods for kind in (method.Parameters, method.InputParameters)]
-    return _Territory(scope, methods, tuple(sets), ())
+    return _Territory(scope, tuple(method.name for method in methods), tuple(sets))
 
 
-def _model_territory(scope: _Scope, methods: tuple[MergeMethod, ...], is_base: bool) -> _Territory:
+def _model_territory(scope: _Scope, methods: tuple[MergeMethod, ...], is_base: bool, has_role: bool) -> _Territory:
     active: list[ParameterSet] = []
-    idle = [parameter_set(method.Parameters) for method in methods]
+    idle: list[ParameterSet] = []
     for method in methods:
-        apart = is_base and method.requires.base in ("required", "optional")
+        apart = has_role or (is_base and method.requires.base in ("required", "optional"))
         (idle if apart else active).append(parameter_set(method.InputParameters))
-    return _Territory(scope, methods, tuple(active), tuple(idle))
+    shared = tuple(parameter_set(method.Parameters) for method in methods)
+    return _Territory(scope, tuple(method.name for method in methods), tuple(active), shared, tuple(idle))
 
 
-def check_names(recipe: Recipe, methods: Mapping[str, MergeMethod]) -> list[Problem]:
+def check_names(recipe: Recipe, methods: Mapping[str, MergeMethod], modifiers: Mapping[str, Modifier]) -> list[Problem]:
     """Every parameter name must be known to a method that its scope reaches.
 
-    methods: all that the recipe names, by name.
+    methods, modifiers: all that the recipe names, by name.
     """
     problems: list[Problem] = []
-    for territory in _territories(recipe, methods):
-        known = list(dict.fromkeys(name for one in (*territory.active, *territory.idle) for name in one.names))
+    for territory in _territories(recipe, methods, modifiers):
+        known = list(
+            dict.fromkeys(name for one in (*territory.active, *territory.shared, *territory.idle) for name in one.names)
+        )
         for name in territory.scope.settings:
             if name not in known:
                 where = recipe.where(*territory.scope.at, name)
-                problems.append(Problem(where, _unknown(name, [method.name for method in territory.methods], known)))
+                problems.append(Problem(where, _unknown(name, territory.who, known)))
     return problems
 
 
@@ -255,13 +281,15 @@ def _unknown(name: str, methods: Sequence[str], known: Sequence[str]) -> str:
     return f"{who} parameter of this name; there are {', '.join(known) if known else 'none'}"
 
 
-def check_values(recipe: Recipe, methods: Mapping[str, MergeMethod]) -> list[Problem]:
+def check_values(
+    recipe: Recipe, methods: Mapping[str, MergeMethod], modifiers: Mapping[str, Modifier]
+) -> list[Problem]:
     """Every value, gradient point and conditional value must be one that a method it reaches can take.
 
-    methods: all that the recipe names, by name.
+    methods, modifiers: all that the recipe names, by name.
     """
     problems: list[Problem] = []
-    for territory in _territories(recipe, methods):
+    for territory in _territories(recipe, methods, modifiers):
         for name, setting in territory.scope.settings.items():
             readers = territory.reading(name)
             for value, at in _leaves(recipe, setting, (*territory.scope.at, name)):
@@ -280,24 +308,26 @@ def _leaves(recipe: Recipe, setting: Setting, at: At) -> Iterator[tuple[Scalar, 
             yield found.value, found.at
 
 
-def idle_settings(recipe: Recipe, methods: Mapping[str, MergeMethod]) -> list[str]:
+def idle_settings(recipe: Recipe, methods: Mapping[str, MergeMethod], modifiers: Mapping[str, Modifier]) -> list[str]:
     """Warnings for parameters that exist and have no effect where they stand, as in mergekit.
 
-    methods: all that the recipe names, by name.
+    methods, modifiers: all that the recipe names, by name.
     """
     warnings: list[str] = []
-    for territory in _territories(recipe, methods):
+    for territory in _territories(recipe, methods, modifiers):
         for name in territory.scope.settings:
             if territory.only_idle(name):
-                shared = any(name in parameter_set(method.Parameters).names for method in territory.methods)
+                shared = any(name in one.names for one in territory.shared)
                 where = recipe.where(*territory.scope.at, name)
                 why = (
-                    "it is shared by all models; move it to `parameters`" if shared else "the base has none of its own"
+                    "it is shared by all models; move it to `parameters`"
+                    if shared
+                    else "the base, or a model with a role, has none of its own"
                 )
                 warnings.append(f"{where}: has no effect here: {why}")
             elif (reading := territory.reading(name)) and all(name in one.without_effect for one in reading):
                 where = recipe.where(*territory.scope.at, name)
-                warnings.append(f"{where}: has no effect with {', '.join(one.name for one in territory.methods)}")
+                warnings.append(f"{where}: has no effect with {', '.join(territory.who)}")
     return warnings
 
 

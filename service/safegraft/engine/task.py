@@ -4,21 +4,25 @@ Only data. `plan.py` fills it in from headers; `execute.py` turns it into bytes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from safegraft.checkpoint.dtypes import DType
 from safegraft.checkpoint.types import Checkpoint
 from safegraft.engine.rows import RowLayout
-from safegraft.methods.contract import MergeMethod
+from safegraft.methods.contract import MergeMethod, Modifier
 from safegraft.recipe.model import Recipe
 
+if TYPE_CHECKING:
+    from safegraft.calibration import Request
+
 Action = Literal["merge", "copy"]
+StatisticKey = tuple[str, str, str]  # a method, the name in its `requires.calibration`, an input's model
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """One model's tensor in a task. `parameters` is None for the base and for copies."""
+    """One model's tensor in a task. `parameters` is None for the base, for models with a role and for copies."""
 
     model: str
     tensor: str
@@ -26,11 +30,22 @@ class Contribution:
 
 
 @dataclass(frozen=True, slots=True)
+class Modification:
+    """A modifier at work on a task, with its parameters there."""
+
+    modifier: str
+    parameters: Any
+
+
+@dataclass(frozen=True, slots=True)
 class TensorTask:
     """How one tensor of the result is made.
 
     name, shape: as in the host model. dtype: of the result.
-    inputs: in recipe order; for a copy, the host's own tensor alone.
+    inputs: in recipe order, then the models with a role in the method's order; for a copy, the host's own tensor alone.
+    layer, layers: its place among the layers of its stack, and their number; None and 0 outside stacks.
+    vocabulary: whether a row stands for a token. stored: the widest dtype among the contributions, or the recipe's.
+    modifications: in order; what they change is the difference from contribution number `modified_from`.
     rows: for vocabulary tensors whose rows differ, which rows are merged; None otherwise.
     note: why it is copied, or what is special about the merge.
     """
@@ -47,6 +62,12 @@ class TensorTask:
     compute_dtype: DType = DType.F32
     seed: int = 0
     note: str = ""
+    layer: int | None = None
+    layers: int = 0
+    vocabulary: bool = False
+    stored: DType = DType.F32
+    modifications: tuple[Modification, ...] = ()
+    modified_from: int = 0
 
     @property
     def contributions(self) -> tuple[Contribution, ...]:
@@ -103,7 +124,7 @@ class Plan:
     """Everything that will be computed. Equal digests give equal bytes.
 
     names: model reference -> the public name it goes by in the result (never a path).
-    checkpoints: model reference -> open checkpoint. base_model: as the recipe has it.
+    checkpoints: model reference -> open checkpoint. statistics: what has to be known of models at work.
     """
 
     recipe: Recipe
@@ -118,6 +139,8 @@ class Plan:
     warnings: tuple[str, ...]
     cost: Cost
     total_size: int  # bytes of all files
+    modifiers: Mapping[str, Modifier] = field(default_factory=dict[str, Modifier])
+    statistics: "Mapping[StatisticKey, Request]" = field(default_factory=dict["StatisticKey", "Request"])
 
     @property
     def host(self) -> Checkpoint:

@@ -9,12 +9,12 @@ from typing import Any
 from safegraft.checkpoint.dtypes import FLOAT_NAMES, DType
 from safegraft.checkpoint.types import Checkpoint, TensorInfo
 from safegraft.engine.align import Alignment
-from safegraft.engine.anatomy import depth_of, stacks_of, vocabulary_tensors
+from safegraft.engine.anatomy import depth_of, place_of, stacks_of, vocabulary_tensors
 from safegraft.engine.rows import RowLayout, RowMap, pair_by_position, pair_by_token
-from safegraft.engine.settings import resolve
-from safegraft.engine.task import Contribution, TensorTask
+from safegraft.engine.settings import resolve, resolve_modifier
+from safegraft.engine.task import Contribution, Modification, TensorTask
 from safegraft.errors import PluginError, Problem, RecipeError
-from safegraft.methods.contract import MergeMethod
+from safegraft.methods.contract import MergeMethod, Modifier
 from safegraft.recipe.model import Override, Recipe
 
 
@@ -24,6 +24,21 @@ class _Candidate:
 
     model: str
     tensor: TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """Who has a tensor for the host's one: inputs, models with a role (None: it has not), the base set apart."""
+
+    inputs: list[_Candidate]
+    roles: Mapping[str, _Candidate | None]
+    base: _Candidate | None
+
+    @property
+    def everyone(self) -> list[_Candidate]:
+        """In the order of a task's contributions."""
+        roles = [one for one in self.roles.values() if one is not None]
+        return [*self.inputs, *roles, *([self.base] if self.base else [])]
 
 
 class TaskBuilder:
@@ -39,6 +54,7 @@ class TaskBuilder:
         checkpoints: Mapping[str, Checkpoint],
         alignments: Mapping[str, Alignment],
         methods: Mapping[str, MergeMethod],
+        modifiers: Mapping[str, Modifier],
     ) -> None:
         self.recipe = recipe
         self.host_model = host_model
@@ -46,6 +62,7 @@ class TaskBuilder:
         self.checkpoints = checkpoints
         self.alignments = alignments
         self.methods = methods
+        self.modifiers = modifiers
         self.recipe_problems: list[Problem] = []
         self.input_problems: list[Problem] = []
         self.notes: dict[str, None] = {}
@@ -63,36 +80,45 @@ class TaskBuilder:
         """The task for one tensor of the host."""
         override = self._override(host_tensor.name)
         method = self.methods[(override.method if override else None) or self.recipe.merge_method]
-        inputs, base = self._candidates(host_tensor, method)
-        reason = self._reason_to_copy(host_tensor, method, inputs, base)
-        if reason is None and self._is_vocabulary(host_tensor, inputs, base):
-            rows = self._rows(host_tensor, [*inputs, *([base] if base else [])])
+        offer = self._candidates(host_tensor, method)
+        reason = self._reason_to_copy(host_tensor, method, offer)
+        vocabulary = reason is None and self._is_vocabulary(host_tensor, offer)
+        rows: RowLayout | None = None
+        if vocabulary:
+            rows = self._rows(host_tensor, offer.everyone)
             if rows is None or rows.shared_rows == 0:
                 reason = "no row is shared by all models" if rows is not None else "rows could not be paired"
-            elif not rows.is_identity:
-                return self._merge(host_tensor, method, override, inputs, base, rows)
+            elif rows.is_identity:
+                rows = None
         if reason is not None:
             return self._copy(host_tensor, reason)
-        return self._merge(host_tensor, method, override, inputs, base, None)
+        return self._merge(host_tensor, method, override, offer, rows, vocabulary)
 
     # -- who contributes ------------------------------------------------------------------------
 
     def _override(self, name: str) -> Override | None:
         return next((one for one in self.recipe.overrides if fnmatch.fnmatchcase(name, one.tensors)), None)
 
-    def _candidates(self, host_tensor: TensorInfo, method: MergeMethod) -> tuple[list[_Candidate], _Candidate | None]:
-        """Inputs in recipe order, and the base where the method sets it apart."""
-        models = [entry.model for entry in self.recipe.models]
+    def _candidates(self, host_tensor: TensorInfo, method: MergeMethod) -> _Offer:
+        """Inputs in recipe order, models with a role in the method's, the base where the method sets it apart."""
+        models = [entry.model for entry in self.recipe.models if entry.role is None]
         base_model = self.recipe.base_model
         apart = base_model is not None and method.requires.base in ("required", "optional")
         if apart:
             models = [model for model in models if model != base_model]
         elif base_model is not None and base_model not in models:
             models.append(base_model)  # as mergekit does: an input like any other, at the end
-        found = {model: self._counterpart(model, host_tensor) for model in {*models, *filter(None, [base_model])}}
-        inputs = [_Candidate(model, tensor) for model in models if (tensor := found[model]) is not None]
-        base = found[base_model] if apart and base_model is not None else None
-        return inputs, _Candidate(base_model, base) if base_model is not None and base is not None else None
+
+        def offered(model: str) -> list[_Candidate]:
+            tensor = self._counterpart(model, host_tensor)
+            return [] if tensor is None else [_Candidate(model, tensor)]
+
+        having_role = {entry.role: entry.model for entry in self.recipe.models}
+        return _Offer(
+            [one for model in models for one in offered(model)],
+            {role: next(iter(offered(having_role[role])), None) for role in method.requires.roles},
+            next(iter(offered(base_model)), None) if apart and base_model is not None else None,
+        )
 
     def _counterpart(self, model: str, host_tensor: TensorInfo) -> TensorInfo | None:
         if model == self.host_model:
@@ -100,32 +126,32 @@ class TaskBuilder:
         name = self.alignments[model].tensors.get(host_tensor.name)
         return None if name is None else self.checkpoints[model].tensors[name]
 
-    def _reason_to_copy(
-        self, host_tensor: TensorInfo, method: MergeMethod, inputs: list[_Candidate], base: _Candidate | None
-    ) -> str | None:
+    def _reason_to_copy(self, host_tensor: TensorInfo, method: MergeMethod, offer: _Offer) -> str | None:
         """Why the host's tensor is kept as it is; None when there is something to merge."""
         models = {entry.model for entry in self.recipe.models} | ({self.recipe.base_model} - {None})
-        having = {one.model for one in inputs} | ({base.model} if base else set[str]())
+        having = {one.model for one in offer.everyone}
         if not host_tensor.dtype.is_float:
             return f"{host_tensor.dtype} values are not weights"
         if host_tensor.elements == 0:
             return "it is empty"
         if having <= {self.host_model} and len(models | {self.host_model}) > 1:
             return "only the host has it"
-        if method.requires.base == "required" and base is None:
+        if method.requires.base == "required" and offer.base is None:
             return f"the base {self.recipe.base_model} has no such tensor"
-        if len(inputs) < method.requires.min_inputs:
-            return f"{method.name} needs {method.requires.min_inputs} inputs and only {len(inputs)} have it"
-        if self.recipe.embeddings == "host" and self._is_vocabulary(host_tensor, inputs, base):
+        if lacking := [role for role, one in offer.roles.items() if one is None]:
+            return f"the {' and the '.join(lacking)} model has no such tensor"
+        if len(offer.inputs) < method.requires.min_inputs:
+            return f"{method.name} needs {method.requires.min_inputs} inputs and only {len(offer.inputs)} have it"
+        if self.recipe.embeddings == "host" and self._is_vocabulary(host_tensor, offer):
             return "embeddings: host"
         return None
 
     # -- rows of vocabulary tensors -------------------------------------------------------------
 
-    def _is_vocabulary(self, host_tensor: TensorInfo, inputs: list[_Candidate], base: _Candidate | None) -> bool:
+    def _is_vocabulary(self, host_tensor: TensorInfo, offer: _Offer) -> bool:
         if host_tensor.name in self._host_vocabulary:
             return True
-        return any(one.tensor.name in self._vocabularies[one.model] for one in [*inputs, *([base] if base else [])])
+        return any(one.tensor.name in self._vocabularies[one.model] for one in offer.everyone)
 
     def _rows(self, host_tensor: TensorInfo, contributors: list[_Candidate]) -> RowLayout | None:
         maps = [self._row_map(one, host_tensor) for one in contributors]
@@ -185,54 +211,79 @@ class TaskBuilder:
         host_tensor: TensorInfo,
         method: MergeMethod,
         override: Override | None,
-        inputs: list[_Candidate],
-        base: _Candidate | None,
+        offer: _Offer,
         rows: RowLayout | None,
+        vocabulary: bool,
     ) -> TensorTask:
+        t = depth_of(host_tensor.name, self._stacks)
         try:
-            resolved = resolve(
-                self.recipe,
-                method,
-                override,
-                host_tensor.name,
-                [(one.model, one.tensor.name) for one in inputs],
-                depth_of(host_tensor.name, self._stacks),
+            named = [(one.model, one.tensor.name) for one in offer.inputs]
+            resolved = resolve(self.recipe, method, override, host_tensor.name, named, t)
+            modifications = tuple(
+                Modification(
+                    one.name, resolve_modifier(self.recipe, one, self.modifiers[one.name], host_tensor.name, t)
+                )
+                for one in self.recipe.modifiers
             )
         except RecipeError as error:
             self._note_problems(error.problems)
             return self._copy(host_tensor, "its parameters are wrong")  # never executed: the problems end the plan
         self._check(method, resolved.inputs, resolved.parameters)
-        everyone = [*inputs, *([base] if base else [])]
+        roles = [one for one in offer.roles.values() if one is not None]  # all of them: see _reason_to_copy
+        origin = self._origin(offer) if modifications else None
+        layer, layers = place_of(host_tensor.name, self._stacks)
         return TensorTask(
             name=host_tensor.name,
             dtype=self._out_dtype(host_tensor),
             shape=host_tensor.shape,
             action="merge",
-            inputs=tuple(
-                Contribution(one.model, one.tensor.name, parameters)
-                for one, parameters in zip(inputs, resolved.inputs, strict=True)
+            inputs=(
+                *(
+                    Contribution(one.model, one.tensor.name, parameters)
+                    for one, parameters in zip(offer.inputs, resolved.inputs, strict=True)
+                ),
+                *(Contribution(one.model, one.tensor.name) for one in roles),
             ),
-            base=Contribution(base.model, base.tensor.name) if base else None,
+            base=Contribution(offer.base.model, offer.base.tensor.name) if offer.base else None,
             method=method.name,
             parameters=resolved.parameters,
             rows=rows,
-            compute_dtype=self._compute_dtype(everyone),
+            compute_dtype=self._compute_dtype(offer.everyone),
             seed=tensor_seed(self.recipe.seed, host_tensor.name),
-            note=self._note(everyone, rows),
+            note=self._note(method, offer.everyone, rows, bool(modifications) and origin is None),
+            layer=layer,
+            layers=layers,
+            vocabulary=vocabulary,
+            stored=self._stored_dtype(offer.everyone),
+            modifications=modifications if origin is not None else (),
+            modified_from=origin or 0,
         )
 
-    def _compute_dtype(self, everyone: list[_Candidate]) -> DType:
-        if self.recipe.dtype is not None:
-            return DType.F64 if self.recipe.dtype == "float64" else DType.F32
-        return DType.F64 if any(one.tensor.dtype is DType.F64 for one in everyone) else DType.F32
+    def _origin(self, offer: _Offer) -> int | None:
+        """Which contribution is the base model's, from which modifiers measure the difference."""
+        models = [one.model for one in offer.everyone]
+        return models.index(self.recipe.base_model) if self.recipe.base_model in models else None
 
-    def _note(self, everyone: list[_Candidate], rows: RowLayout | None) -> str:
+    def _compute_dtype(self, everyone: list[_Candidate]) -> DType:
+        return DType.F64 if self._stored_dtype(everyone) is DType.F64 else DType.F32
+
+    def _stored_dtype(self, everyone: list[_Candidate]) -> DType:
+        """What the contributions are stored in, or cast to; float32 where they are of several 16-bit formats."""
+        if self.recipe.dtype is not None:
+            return FLOAT_NAMES[self.recipe.dtype]
+        found = {one.tensor.dtype for one in everyone}
+        return found.pop() if len(found) == 1 else DType.F64 if DType.F64 in found else DType.F32
+
+    def _note(self, method: MergeMethod, everyone: list[_Candidate], rows: RowLayout | None, unmodified: bool) -> str:
         notes: list[str] = []
-        missing = [entry.model for entry in self.recipe.models if entry.model not in {one.model for one in everyone}]
+        wanted = [one.model for one in self.recipe.models if one.role is None or one.role in method.requires.roles]
+        missing = [model for model in wanted if model not in {one.model for one in everyone}]
         if missing:
             notes.append(f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no such tensor")
         if rows is not None:
             notes.append(f"{rows.shared_rows} of {rows.shape[0]} rows are shared; the rest are the host's")
+        if unmodified:
+            notes.append(f"not modified: the base {self.recipe.base_model} has no such tensor")
         return "; ".join(notes)
 
     def _check(self, method: MergeMethod, inputs: tuple[Any, ...], parameters: Any) -> None:

@@ -1,10 +1,10 @@
-"""The hook through which a plugin hands over its merge methods."""
+"""The hooks through which a plugin hands over what it brings."""
 
 from collections.abc import Iterable
 
 import pluggy
 
-from safegraft.methods.contract import MergeMethod
+from safegraft.methods.contract import MergeMethod, Modifier
 
 PROJECT = "safegraft"
 
@@ -15,3 +15,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def merge_methods() -> Iterable[type[MergeMethod]]:  # pyright: ignore[reportReturnType] (a hookspec has no body)
     """Return the merge method classes this plugin brings."""
+
+
+@hookspec
+def modifiers() -> Iterable[type[Modifier]]:  # pyright: ignore[reportReturnType]
+    """Return the modifier classes this plugin brings."""

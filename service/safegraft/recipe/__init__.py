@@ -3,6 +3,7 @@
 model.py           Recipe and its parts: data only
 document.py        YAML text to plain data with line numbers, within bounds
 values.py          typed access to plain data
+calibration.py     the data sets that methods are calibrated on
 read.py            plain data to a Recipe: keys, types, references
 canonical_form.py  a recipe as JSON: the form that digests and manifests hold
 

@@ -4,10 +4,10 @@ Recipes that ask for the same give the same data, so a plan's digest can stand o
 itself a recipe, so the manifest of a result can be merged again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safegraft.recipe.model import Condition, Recipe, Scalar, Setting, Settings
+from safegraft.recipe.model import CalibrationSet, Condition, ModelEntry, Recipe, Scalar, Setting, Settings
 
 _EXACT = 2**53  # below it a float with no fraction is one integer
 
@@ -18,20 +18,11 @@ def canonical(recipe: Recipe, rename: Mapping[str, str]) -> dict[str, Any]:
     rename: model reference -> public name, for every model the recipe names. Two models must not share
     a name, or the result no longer says which is which.
     """
-    return {
+    form: dict[str, Any] = {
         "merge_method": recipe.merge_method,
         "base_model": None if recipe.base_model is None else rename[recipe.base_model],
         "host_model": None if recipe.host_model is None else rename[recipe.host_model],
-        "models": [
-            {
-                "model": rename[entry.model],
-                "parameters": _settings(entry.parameters),
-                "tensor_map": dict(
-                    sorted(entry.tensor_map.items())
-                ),  # its order means nothing: the longest prefix wins
-            }
-            for entry in recipe.models
-        ],
+        "models": [_model(entry, rename) for entry in recipe.models],
         "parameters": _settings(recipe.parameters),
         "dtype": recipe.dtype,
         "out_dtype": recipe.out_dtype,
@@ -50,6 +41,39 @@ def canonical(recipe: Recipe, rename: Mapping[str, str]) -> dict[str, Any]:
             }
             for override in recipe.overrides
         ],
+    }
+    # Keys that most recipes do not have are left out, so that theirs stay as they were before there were such keys.
+    if recipe.modifiers:
+        form["modifiers"] = [{"name": one.name, "parameters": _settings(one.parameters)} for one in recipe.modifiers]
+    return form | _calibration(recipe.calibration)
+
+
+def _model(entry: ModelEntry, rename: Mapping[str, str]) -> dict[str, Any]:
+    form: dict[str, Any] = {
+        "model": rename[entry.model],
+        "parameters": _settings(entry.parameters),
+        "tensor_map": dict(sorted(entry.tensor_map.items())),  # its order means nothing: the longest prefix wins
+    }
+    if entry.role is not None:
+        form["role"] = entry.role
+    return form | _calibration(entry.calibration)
+
+
+def _calibration(sets: Sequence[CalibrationSet]) -> dict[str, Any]:
+    """Of the data no more than the file's name: which rows they were, a plan's digest holds."""
+    if not sets:
+        return {}
+    return {
+        "calibration": {
+            one.name: {
+                "data": one.data.rstrip("/").rpartition("/")[2],
+                **dict(sorted(one.fields.items())),
+                "samples": one.samples,
+                "seed": one.seed,
+                "max_length": one.max_length,
+            }
+            for one in sets
+        }
     }
 
 

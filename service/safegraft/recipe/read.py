@@ -12,12 +12,22 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from safegraft.errors import Problem, RecipeError
+from safegraft.recipe.calibration import MAX_SEED, read_calibration
 from safegraft.recipe.document import MAX_CHARACTERS, Document, brief, from_mapping, from_text
-from safegraft.recipe.model import At, Condition, ModelEntry, Override, Recipe, Scalar, Setting, Settings
+from safegraft.recipe.model import (
+    At,
+    Condition,
+    ModelEntry,
+    ModifierEntry,
+    Override,
+    Recipe,
+    Scalar,
+    Setting,
+    Settings,
+)
 from safegraft.recipe.values import Values, closest, shown
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
-MAX_SEED = 2**63 - 1
 _MAX_INTEGER = 2**63 - 1
 
 _KEYS = (
@@ -32,6 +42,8 @@ _KEYS = (
     "seed",
     "on_nan",
     "overrides",
+    "modifiers",
+    "calibration",
 )
 # mergekit's keys that are understood and refused: what to do instead.
 _NOT_YET = {
@@ -149,11 +161,16 @@ class _Reader(Values):
                 Literal["merge", "host"],
                 self.choice(("embeddings",), top.get("embeddings"), ("merge", "host")) or "merge",
             ),
-            seed=self._seed(top.get("seed")),
+            seed=self.whole(("seed",), top.get("seed"), 0, 0, MAX_SEED),
             on_nan=cast(
                 Literal["error", "host"], self.choice(("on_nan",), top.get("on_nan"), ("error", "host")) or "error"
             ),
             overrides=self._overrides(top.get("overrides"), [entry.model for entry in models], base_model),
+            modifiers=tuple(
+                self._modifier(("modifiers", index), item)
+                for index, item in enumerate(self.items(("modifiers",), top.get("modifiers")))
+            ),
+            calibration=read_calibration(self, ("calibration",), top.get("calibration")),
             text=self._document.text,
             name=self.findings.name,
             lines=self.findings.lines,
@@ -183,13 +200,22 @@ class _Reader(Values):
         if isinstance(value, str):
             self.findings.add(at, f"write it as `model: {brief(value)[1:-1]}`")
             value = {"model": value}
-        item = self.mapping(at, value, ("model", "parameters", "tensor_map"))
+        item = self.mapping(at, value, ("model", "parameters", "tensor_map", "role", "calibration"))
         return ModelEntry(
             model=self._required_reference(at, value, item),
             parameters=self._settings((*at, "parameters"), item.get("parameters")),
             tensor_map=self._tensor_map((*at, "tensor_map"), item.get("tensor_map")),
             at=at,
+            role=self.text((*at, "role"), item.get("role")),
+            calibration=read_calibration(self, (*at, "calibration"), item.get("calibration")),
         )
+
+    def _modifier(self, at: At, value: Any) -> ModifierEntry:
+        item = self.mapping(at, value, ("name", "parameters"))
+        name = self.text((*at, "name"), item.get("name"))
+        if isinstance(value, dict) and item.get("name") is None:
+            self.missing(at, "name", "`name` is missing: `safegraft methods` lists the modifiers")
+        return ModifierEntry(name or "", self._settings((*at, "parameters"), item.get("parameters")), at)
 
     def _overrides(self, value: Any, models: Sequence[str], base_model: str | None) -> tuple[Override, ...]:
         at: At = ("overrides",)
@@ -340,14 +366,6 @@ class _Reader(Values):
         return cast(Scalar, value)
 
     # Single values
-
-    def _seed(self, value: Any) -> int:
-        if value is None:
-            return 0
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEED:
-            self.findings.add(("seed",), f"expected a whole number from 0 to {MAX_SEED}, got {shown(value)}")
-            return 0
-        return value
 
     def _dtype(self, at: At, value: Any) -> str | None:
         return self.choice(at, value.removeprefix("torch.") if isinstance(value, str) else value, DTYPES)

@@ -18,7 +18,7 @@ from safegraft.errors import Problem, RecipeError, ServerUnavailableError, Usage
 from safegraft.recipe import Recipe, read_recipe
 from safegraft.rpc.connection import Backoff, Connection
 from safegraft.rpc.download import Download, Pull, read_verified
-from safegraft.rpc.methods import MethodCatalogue
+from safegraft.rpc.methods import MethodCatalogue, MethodInfo
 from safegraft.rpc.resources import (
     Merge,
     MergeFile,
@@ -29,6 +29,7 @@ from safegraft.rpc.resources import (
     catalogue_of,
     files_of,
     merge_of,
+    method_of,
     plan_document,
     server_info_of,
 )
@@ -99,6 +100,10 @@ class Client:
     def methods(self) -> MethodCatalogue:
         """The merge methods a recipe may name there, and the plugins they come from."""
         return catalogue_of(self._connection.call(self._merges.ListMethods, pb.ListMethodsRequest()))
+
+    def method(self, name: str) -> MethodInfo:
+        """One merge method. Raises NotFoundError."""
+        return method_of(self._connection.call(self._merges.GetMethod, pb.GetMethodRequest(name=name)))
 
     # -- merges ---------------------------------------------------------------------------------
 

@@ -50,6 +50,7 @@ class MergeStub(Protocol):
     ListMethods: grpc.UnaryUnaryMultiCallable[
         merge_service_pb2.ListMethodsRequest, merge_service_pb2.ListMethodsResponse
     ]
+    GetMethod: grpc.UnaryUnaryMultiCallable[merge_service_pb2.GetMethodRequest, merge_service_pb2.MergeMethod]
     PlanMerge: grpc.UnaryStreamMultiCallable[merge_service_pb2.PlanMergeRequest, plan_pb2.Plan]
     CreateMerge: grpc.UnaryUnaryMultiCallable[merge_service_pb2.CreateMergeRequest, merge_pb2.Merge]
     GetMerge: grpc.UnaryUnaryMultiCallable[merge_service_pb2.GetMergeRequest, merge_pb2.Merge]

@@ -130,10 +130,22 @@ def method_list(found: MethodCatalogue) -> merge_service_pb2.ListMethodsResponse
             version=plugin.version,
             methods=plugin.methods,
             error=plugin.error or "",
+            modifiers=plugin.modifiers,
         )
         for plugin in found.plugins
     ]
-    return merge_service_pb2.ListMethodsResponse(methods=[_method(one) for one in found.methods], plugins=plugins)
+    modifiers = [
+        merge_service_pb2.Modifier(
+            name=one.name,
+            summary=one.summary,
+            reference=one.reference,
+            parameters_schema=json.dumps(one.parameters, sort_keys=True),
+            plugin=one.plugin,
+        )
+        for one in found.modifiers
+    ]
+    methods = [_method(one) for one in found.methods]
+    return merge_service_pb2.ListMethodsResponse(methods=methods, plugins=plugins, modifiers=modifiers)
 
 
 def _method(info: MethodInfo) -> merge_service_pb2.MergeMethod:
@@ -148,6 +160,11 @@ def _method(info: MethodInfo) -> merge_service_pb2.MergeMethod:
         parameters_schema=json.dumps(info.parameters, sort_keys=True),
         input_parameters_schema=json.dumps(info.input_parameters, sort_keys=True),
         plugin=info.plugin,
+        roles=info.roles,
+        calibration=[
+            merge_service_pb2.Calibration(name=one.name, statistic=one.statistic, model=one.model, data=one.data)
+            for one in info.calibration
+        ],
     )
 
 

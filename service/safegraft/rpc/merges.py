@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from safegraft.errors import Problem, UsageError
+from safegraft.errors import NotFoundError, Problem, UsageError
 from safegraft.rpc import convert, requests
 from safegraft.rpc.changes import wait
 from safegraft.rpc.creation import free_bytes, plan_recipe, prepare, store
@@ -58,6 +58,21 @@ class MergeServicer(MergeServiceServicer):
         request: pb.ListMethodsRequest,
         context: "grpc.aio.ServicerContext[pb.ListMethodsRequest, pb.ListMethodsResponse]",
     ) -> pb.ListMethodsResponse:
+        return await self._catalogue()
+
+    async def GetMethod(
+        self,
+        request: pb.GetMethodRequest,
+        context: "grpc.aio.ServicerContext[pb.GetMethodRequest, pb.MergeMethod]",
+    ) -> pb.MergeMethod:
+        for method in (await self._catalogue()).methods:
+            if method.name == request.name:
+                return method
+        raise NotFoundError(
+            Problem("name", f"this server has no method {request.name!r}; ListMethods says what it has")
+        )
+
+    async def _catalogue(self) -> pb.ListMethodsResponse:
         if self._methods is None:  # plugins are loaded once in a worker's life, too
             answer = await self._house.plans.run(ListMethodsTask())
             assert isinstance(answer, MethodsListed)

@@ -11,6 +11,16 @@ from safegraft.methods.registry import Plugin, Registry
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationInfo:
+    """What a method must know of a model at work: see safegraft.methods.Calibration."""
+
+    name: str
+    statistic: str
+    model: str
+    data: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MethodInfo:
     """A merge method. The parameters are JSON Schemas; max_inputs None: any number."""
 
@@ -24,14 +34,28 @@ class MethodInfo:
     parameters: Mapping[str, object]
     input_parameters: Mapping[str, object]
     plugin: str
+    roles: tuple[str, ...] = ()
+    calibration: tuple[CalibrationInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModifierInfo:
+    """A modifier. The parameters are a JSON Schema."""
+
+    name: str
+    summary: str
+    reference: str
+    parameters: Mapping[str, object]
+    plugin: str
 
 
 @dataclass(frozen=True, slots=True)
 class MethodCatalogue:
-    """All methods in alphabetical order, and all plugins, broken ones with their `error`."""
+    """All methods and modifiers in alphabetical order, and all plugins, broken ones with their `error`."""
 
     methods: tuple[MethodInfo, ...]
     plugins: tuple[Plugin, ...]
+    modifiers: tuple[ModifierInfo, ...] = ()
 
 
 def catalogue(registry: Registry) -> MethodCatalogue:
@@ -41,7 +65,18 @@ def catalogue(registry: Registry) -> MethodCatalogue:
         for name in registry.names()
         if (method := registry.get(name)) is not None
     )
-    return MethodCatalogue(infos, tuple(registry.plugins))
+    modifiers = tuple(
+        ModifierInfo(
+            name=name,
+            summary=modifier.summary,
+            reference=modifier.reference,
+            parameters=modifier.Parameters.model_json_schema(),
+            plugin=registry.plugin_of_modifier(name).name,
+        )
+        for name in registry.modifier_names()
+        if (modifier := registry.modifier(name)) is not None
+    )
+    return MethodCatalogue(infos, tuple(registry.plugins), modifiers)
 
 
 def _describe(method: MergeMethod, plugin: str) -> MethodInfo:
@@ -56,4 +91,8 @@ def _describe(method: MergeMethod, plugin: str) -> MethodInfo:
         parameters=method.Parameters.model_json_schema(),
         input_parameters=method.InputParameters.model_json_schema(),
         plugin=plugin,
+        roles=method.requires.roles,
+        calibration=tuple(
+            CalibrationInfo(one.name, str(one.statistic), one.model, one.data) for one in method.requires.calibration
+        ),
     )

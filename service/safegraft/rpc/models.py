@@ -1,11 +1,11 @@
-"""Which models a recipe may name on this server: those under named roots, and uploaded ones.
+"""Which models and data a recipe may name on this server: those under named roots, and uploaded models.
 
 A reference is "ROOT/path/within", "path/within" when there is one root only, or "upload:SHA256". Nothing else can be
 opened, whatever the recipe says. Plain data, so that it travels to worker processes.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,19 +60,23 @@ class Models:
         """
         if reference.startswith(UPLOAD_PREFIX):
             return self._open_upload(reference)
-        path, root = self._locate(reference)
+        path, root = self._locate(reference, Path.is_dir)
         return FolderCheckpoint(path, reference, root=root.path)
+
+    def find_data(self, reference: str) -> Path:
+        """The file of a calibration set. Raises CheckpointError as `open` does."""
+        return self._locate(reference, Path.is_file)[0]
 
     def exists(self, reference: str) -> bool:
         """Whether there is a folder of exactly this name. For references with signs that could mean something else."""
         try:
-            self._locate(reference)
+            self._locate(reference, Path.is_dir)
         except CheckpointError:
             return False
         return True
 
-    def _locate(self, reference: str) -> tuple[Path, ModelRoot]:
-        """The folder that a reference means, and the root it lies in."""
+    def _locate(self, reference: str, fits: Callable[[Path], bool]) -> tuple[Path, ModelRoot]:
+        """The folder or file that a reference means, and the root it lies in."""
         steps = reference.split("/")
         if reference.startswith(("/", "~")) or "\\" in reference or any(step in ("", ".", "..") for step in steps):
             raise self._refusal(reference, "is not a plain path within one of this server's model roots")
@@ -81,11 +85,12 @@ class Models:
             path = (root.path / within).resolve()
             if not path.is_relative_to(root.path):
                 leaves = True
-            elif path.is_dir():
+            elif fits(path):
                 return path, root
         if leaves:
             raise self._refusal(reference, "leaves its model root through a symbolic link")
-        raise self._refusal(reference, "is not a folder on this server")
+        what = "folder" if fits is Path.is_dir else "file"
+        raise self._refusal(reference, f"is not a {what} on this server")
 
     def _candidates(self, steps: list[str]) -> Iterable[tuple[ModelRoot, str]]:
         for root in self.roots:

@@ -12,7 +12,7 @@ from typing import Any
 from safegraft.engine.staging import FileDigest
 from safegraft.errors import SafegraftError
 from safegraft.methods.registry import Plugin
-from safegraft.rpc.methods import MethodCatalogue, MethodInfo
+from safegraft.rpc.methods import CalibrationInfo, MethodCatalogue, MethodInfo, ModifierInfo
 from safegraft.rpc.status import from_status
 from safegraft.v1 import merge_pb2, merge_service_pb2, plan_pb2
 
@@ -182,26 +182,42 @@ def server_info_of(message: merge_service_pb2.ServerInfo) -> ServerInfo:
 
 
 def catalogue_of(message: merge_service_pb2.ListMethodsResponse) -> MethodCatalogue:
-    methods = tuple(
-        MethodInfo(
-            name=one.name,
-            summary=one.summary,
-            reference=one.reference,
-            granularity=one.granularity,
-            base=_BASES[one.base],
-            min_inputs=one.min_inputs,
-            max_inputs=one.max_inputs if one.HasField("max_inputs") else None,
-            parameters=json.loads(one.parameters_schema),
-            input_parameters=json.loads(one.input_parameters_schema),
-            plugin=one.plugin,
-        )
-        for one in message.methods
-    )
     plugins = tuple(
-        Plugin(one.name, one.module, one.distribution, one.version, tuple(one.methods), one.error or None)
+        Plugin(
+            one.name,
+            one.module,
+            one.distribution,
+            one.version,
+            tuple(one.methods),
+            one.error or None,
+            tuple(one.modifiers),
+        )
         for one in message.plugins
     )
-    return MethodCatalogue(methods, plugins)
+    modifiers = tuple(
+        ModifierInfo(one.name, one.summary, one.reference, json.loads(one.parameters_schema), one.plugin)
+        for one in message.modifiers
+    )
+    return MethodCatalogue(tuple(method_of(one) for one in message.methods), plugins, modifiers)
+
+
+def method_of(message: merge_service_pb2.MergeMethod) -> MethodInfo:
+    return MethodInfo(
+        name=message.name,
+        summary=message.summary,
+        reference=message.reference,
+        granularity=message.granularity,
+        base=_BASES[message.base],
+        min_inputs=message.min_inputs,
+        max_inputs=message.max_inputs if message.HasField("max_inputs") else None,
+        parameters=json.loads(message.parameters_schema),
+        input_parameters=json.loads(message.input_parameters_schema),
+        plugin=message.plugin,
+        roles=tuple(message.roles),
+        calibration=tuple(
+            CalibrationInfo(one.name, one.statistic, one.model, tuple(one.data)) for one in message.calibration
+        ),
+    )
 
 
 def plan_document(plan: plan_pb2.Plan) -> dict[str, Any]:

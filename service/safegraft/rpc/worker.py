@@ -148,6 +148,7 @@ class _Work:
         self._inbox = inbox
         self._ring = ring
         self._settings = settings
+        self._cache = settings.data / "calibration"  # statistics of models at work
         self._registry: Registry | None = None
         self._open: tuple[Order, Plan, MergedCheckpoint] | None = None
         places = [*((root.path, root.name) for root in settings.models.roots), (settings.data, "DATA")]
@@ -204,7 +205,14 @@ class _Work:
     def _plan(self, text: str, max_shard_size: int) -> Plan:
         models = self._settings.models
         recipe = parse_recipe(text, folder_exists=models.exists)
-        return make_plan(recipe, models.open, self._methods(), max_shard_size=max_shard_size, card=self._settings.card)
+        return make_plan(
+            recipe,
+            models.open,
+            self._methods(),
+            find_data=models.find_data,
+            max_shard_size=max_shard_size,
+            card=self._settings.card,
+        )
 
     def _plan_again(self, order: Order) -> Plan:
         """The plan of a stored merge, which must be what it was when the merge was created."""
@@ -236,7 +244,12 @@ class _Work:
             with _sole_writer(out.parent / "worker.lock", self._inbox.cancelled):
                 progress = _Throttled(self._answer)
                 result = write_folder(
-                    plan, out, threads=order.threads or None, progress=progress, cancelled=self._inbox.cancelled
+                    plan,
+                    out,
+                    threads=order.threads or None,
+                    cache=self._cache,
+                    progress=progress,
+                    cancelled=self._inbox.cancelled,
                 )
             return messages.Written({name: entry.sha256 for name, entry in result.files.items()})
         finally:
@@ -298,7 +311,7 @@ class _Work:
         if self._open is None or self._open[0] != order:
             self.rest()
             plan = self._plan_again(order)
-            self._open = order, plan, MergedCheckpoint(plan, threads=order.threads or None)
+            self._open = order, plan, MergedCheckpoint(plan, threads=order.threads or None, cache=self._cache)
         return self._open[1:]
 
     def _presentable(self, error: SafegraftError) -> SafegraftError:

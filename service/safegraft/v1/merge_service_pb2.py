@@ -29,7 +29,7 @@ from safegraft.v1 import merge_pb2 as safegraft_dot_v1_dot_merge__pb2
 from safegraft.v1 import plan_pb2 as safegraft_dot_v1_dot_plan__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n safegraft/v1/merge_service.proto\x12\x0csafegraft.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18safegraft/v1/merge.proto\x1a\x17safegraft/v1/plan.proto\"\x16\n\x14GetServerInfoRequest\"\xa8\x02\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bmodel_roots\x18\x03 \x03(\t\x12\x0f\n\x07workers\x18\x04 \x01(\x05\x12\x17\n\x0fmax_chunk_bytes\x18\x05 \x01(\x05\x12\x18\n\x10max_recipe_bytes\x18\x06 \x01(\x05\x12\x18\n\x10max_upload_bytes\x18\x07 \x01(\x03\x12\x19\n\x11used_upload_bytes\x18\x08 \x01(\x03\x12\x32\n\x0fupload_lifetime\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0f\x66ree_disk_bytes\x18\n \x01(\x03\"\x14\n\x12ListMethodsRequest\"h\n\x13ListMethodsResponse\x12*\n\x07methods\x18\x01 \x03(\x0b\x32\x19.safegraft.v1.MergeMethod\x12%\n\x07plugins\x18\x02 \x03(\x0b\x32\x14.safegraft.v1.Plugin\"\xf4\x02\n\x0bMergeMethod\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x13\n\x0bgranularity\x18\x04 \x01(\t\x12,\n\x04\x62\x61se\x18\x05 \x01(\x0e\x32\x1e.safegraft.v1.MergeMethod.Base\x12\x12\n\nmin_inputs\x18\x06 \x01(\x05\x12\x17\n\nmax_inputs\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x19\n\x11parameters_schema\x18\x08 \x01(\t\x12\x1f\n\x17input_parameters_schema\x18\t \x01(\t\x12\x0e\n\x06plugin\x18\n \x01(\t\"h\n\x04\x42\x61se\x12\x14\n\x10\x42\x41SE_UNSPECIFIED\x10\x00\x12\x11\n\rBASE_REQUIRED\x10\x01\x12\x11\n\rBASE_OPTIONAL\x10\x02\x12\x10\n\x0c\x42\x41SE_IGNORED\x10\x03\x12\x12\n\x0e\x42\x41SE_FORBIDDEN\x10\x04\x42\r\n\x0b_max_inputs\"m\n\x06Plugin\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06module\x18\x02 \x01(\t\x12\x14\n\x0c\x64istribution\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0f\n\x07methods\x18\x05 \x03(\t\x12\r\n\x05\x65rror\x18\x06 \x01(\t\":\n\x10PlanMergeRequest\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12\x16\n\x0emax_shard_size\x18\x02 \x01(\x03\"\xa4\x01\n\x12\x43reateMergeRequest\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12\x16\n\x0emax_shard_size\x18\x02 \x01(\x03\x12\x0f\n\x07threads\x18\x03 \x01(\x05\x12*\n\tretention\x18\x04 \x01(\x0e\x32\x17.safegraft.v1.Retention\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"\x1f\n\x0fGetMergeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x11ListMergesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListMergesResponse\x12#\n\x06merges\x18\x01 \x03(\x0b\x32\x13.safegraft.v1.Merge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x11WatchMergeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"8\n\x12WatchMergeResponse\x12\"\n\x05merge\x18\x01 \x01(\x0b\x32\x13.safegraft.v1.Merge\"\"\n\x12\x43\x61ncelMergeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\"\n\x12\x44\x65leteMergeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xad\x05\n\x0cMergeService\x12M\n\rGetServerInfo\x12\".safegraft.v1.GetServerInfoRequest\x1a\x18.safegraft.v1.ServerInfo\x12R\n\x0bListMethods\x12 .safegraft.v1.ListMethodsRequest\x1a!.safegraft.v1.ListMethodsResponse\x12\x41\n\tPlanMerge\x12\x1e.safegraft.v1.PlanMergeRequest\x1a\x12.safegraft.v1.Plan0\x01\x12\x44\n\x0b\x43reateMerge\x12 .safegraft.v1.CreateMergeRequest\x1a\x13.safegraft.v1.Merge\x12>\n\x08GetMerge\x12\x1d.safegraft.v1.GetMergeRequest\x1a\x13.safegraft.v1.Merge\x12O\n\nListMerges\x12\x1f.safegraft.v1.ListMergesRequest\x1a .safegraft.v1.ListMergesResponse\x12Q\n\nWatchMerge\x12\x1f.safegraft.v1.WatchMergeRequest\x1a .safegraft.v1.WatchMergeResponse0\x01\x12\x44\n\x0b\x43\x61ncelMerge\x12 .safegraft.v1.CancelMergeRequest\x1a\x13.safegraft.v1.Merge\x12G\n\x0b\x44\x65leteMerge\x12 .safegraft.v1.DeleteMergeRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n safegraft/v1/merge_service.proto\x12\x0csafegraft.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18safegraft/v1/merge.proto\x1a\x17safegraft/v1/plan.proto\"\x16\n\x14GetServerInfoRequest\"\xa8\x02\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bmodel_roots\x18\x03 \x03(\t\x12\x0f\n\x07workers\x18\x04 \x01(\x05\x12\x17\n\x0fmax_chunk_bytes\x18\x05 \x01(\x05\x12\x18\n\x10max_recipe_bytes\x18\x06 \x01(\x05\x12\x18\n\x10max_upload_bytes\x18\x07 \x01(\x03\x12\x19\n\x11used_upload_bytes\x18\x08 \x01(\x03\x12\x32\n\x0fupload_lifetime\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0f\x66ree_disk_bytes\x18\n \x01(\x03\"\x14\n\x12ListMethodsRequest\"\x93\x01\n\x13ListMethodsResponse\x12*\n\x07methods\x18\x01 \x03(\x0b\x32\x19.safegraft.v1.MergeMethod\x12%\n\x07plugins\x18\x02 \x03(\x0b\x32\x14.safegraft.v1.Plugin\x12)\n\tmodifiers\x18\x03 \x03(\x0b\x32\x16.safegraft.v1.Modifier\" \n\x10GetMethodRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xb3\x03\n\x0bMergeMethod\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x13\n\x0bgranularity\x18\x04 \x01(\t\x12,\n\x04\x62\x61se\x18\x05 \x01(\x0e\x32\x1e.safegraft.v1.MergeMethod.Base\x12\x12\n\nmin_inputs\x18\x06 \x01(\x05\x12\x17\n\nmax_inputs\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x19\n\x11parameters_schema\x18\x08 \x01(\t\x12\x1f\n\x17input_parameters_schema\x18\t \x01(\t\x12\x0e\n\x06plugin\x18\n \x01(\t\x12\r\n\x05roles\x18\x0b \x03(\t\x12.\n\x0b\x63\x61libration\x18\x0c \x03(\x0b\x32\x19.safegraft.v1.Calibration\"h\n\x04\x42\x61se\x12\x14\n\x10\x42\x41SE_UNSPECIFIED\x10\x00\x12\x11\n\rBASE_REQUIRED\x10\x01\x12\x11\n\rBASE_OPTIONAL\x10\x02\x12\x10\n\x0c\x42\x41SE_IGNORED\x10\x03\x12\x12\n\x0e\x42\x41SE_FORBIDDEN\x10\x04\x42\r\n\x0b_max_inputs\"K\n\x0b\x43\x61libration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tstatistic\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x03(\t\"g\n\x08Modifier\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x19\n\x11parameters_schema\x18\x04 \x01(\t\x12\x0e\n\x06plugin\x18\x05 \x01(\t\"\x80\x01\n\x06Plugin\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06module\x18\x02 \x01(\t\x12\x14\n\x0c\x64istribution\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0f\n\x07methods\x18\x05 \x03(\t\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x11\n\tmodifiers\x18\x07 \x03(\t\":\n\x10PlanMergeRequest\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12\x16\n\x0emax_shard_size\x18\x02 \x01(\x03\"\xa4\x01\n\x12\x43reateMergeRequest\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12\x16\n\x0emax_shard_size\x18\x02 \x01(\x03\x12\x0f\n\x07threads\x18\x03 \x01(\x05\x12*\n\tretention\x18\x04 \x01(\x0e\x32\x17.safegraft.v1.Retention\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"\x1f\n\x0fGetMergeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x11ListMergesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListMergesResponse\x12#\n\x06merges\x18\x01 \x03(\x0b\x32\x13.safegraft.v1.Merge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x11WatchMergeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"8\n\x12WatchMergeResponse\x12\"\n\x05merge\x18\x01 \x01(\x0b\x32\x13.safegraft.v1.Merge\"\"\n\x12\x43\x61ncelMergeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\"\n\x12\x44\x65leteMergeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xf5\x05\n\x0cMergeService\x12M\n\rGetServerInfo\x12\".safegraft.v1.GetServerInfoRequest\x1a\x18.safegraft.v1.ServerInfo\x12R\n\x0bListMethods\x12 .safegraft.v1.ListMethodsRequest\x1a!.safegraft.v1.ListMethodsResponse\x12\x46\n\tGetMethod\x12\x1e.safegraft.v1.GetMethodRequest\x1a\x19.safegraft.v1.MergeMethod\x12\x41\n\tPlanMerge\x12\x1e.safegraft.v1.PlanMergeRequest\x1a\x12.safegraft.v1.Plan0\x01\x12\x44\n\x0b\x43reateMerge\x12 .safegraft.v1.CreateMergeRequest\x1a\x13.safegraft.v1.Merge\x12>\n\x08GetMerge\x12\x1d.safegraft.v1.GetMergeRequest\x1a\x13.safegraft.v1.Merge\x12O\n\nListMerges\x12\x1f.safegraft.v1.ListMergesRequest\x1a .safegraft.v1.ListMergesResponse\x12Q\n\nWatchMerge\x12\x1f.safegraft.v1.WatchMergeRequest\x1a .safegraft.v1.WatchMergeResponse0\x01\x12\x44\n\x0b\x43\x61ncelMerge\x12 .safegraft.v1.CancelMergeRequest\x1a\x13.safegraft.v1.Merge\x12G\n\x0b\x44\x65leteMerge\x12 .safegraft.v1.DeleteMergeRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,32 +42,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVERINFO']._serialized_end=516
   _globals['_LISTMETHODSREQUEST']._serialized_start=518
   _globals['_LISTMETHODSREQUEST']._serialized_end=538
-  _globals['_LISTMETHODSRESPONSE']._serialized_start=540
-  _globals['_LISTMETHODSRESPONSE']._serialized_end=644
-  _globals['_MERGEMETHOD']._serialized_start=647
-  _globals['_MERGEMETHOD']._serialized_end=1019
-  _globals['_MERGEMETHOD_BASE']._serialized_start=900
-  _globals['_MERGEMETHOD_BASE']._serialized_end=1004
-  _globals['_PLUGIN']._serialized_start=1021
-  _globals['_PLUGIN']._serialized_end=1130
-  _globals['_PLANMERGEREQUEST']._serialized_start=1132
-  _globals['_PLANMERGEREQUEST']._serialized_end=1190
-  _globals['_CREATEMERGEREQUEST']._serialized_start=1193
-  _globals['_CREATEMERGEREQUEST']._serialized_end=1357
-  _globals['_GETMERGEREQUEST']._serialized_start=1359
-  _globals['_GETMERGEREQUEST']._serialized_end=1390
-  _globals['_LISTMERGESREQUEST']._serialized_start=1392
-  _globals['_LISTMERGESREQUEST']._serialized_end=1450
-  _globals['_LISTMERGESRESPONSE']._serialized_start=1452
-  _globals['_LISTMERGESRESPONSE']._serialized_end=1534
-  _globals['_WATCHMERGEREQUEST']._serialized_start=1536
-  _globals['_WATCHMERGEREQUEST']._serialized_end=1593
-  _globals['_WATCHMERGERESPONSE']._serialized_start=1595
-  _globals['_WATCHMERGERESPONSE']._serialized_end=1651
-  _globals['_CANCELMERGEREQUEST']._serialized_start=1653
-  _globals['_CANCELMERGEREQUEST']._serialized_end=1687
-  _globals['_DELETEMERGEREQUEST']._serialized_start=1689
-  _globals['_DELETEMERGEREQUEST']._serialized_end=1723
-  _globals['_MERGESERVICE']._serialized_start=1726
-  _globals['_MERGESERVICE']._serialized_end=2411
+  _globals['_LISTMETHODSRESPONSE']._serialized_start=541
+  _globals['_LISTMETHODSRESPONSE']._serialized_end=688
+  _globals['_GETMETHODREQUEST']._serialized_start=690
+  _globals['_GETMETHODREQUEST']._serialized_end=722
+  _globals['_MERGEMETHOD']._serialized_start=725
+  _globals['_MERGEMETHOD']._serialized_end=1160
+  _globals['_MERGEMETHOD_BASE']._serialized_start=1041
+  _globals['_MERGEMETHOD_BASE']._serialized_end=1145
+  _globals['_CALIBRATION']._serialized_start=1162
+  _globals['_CALIBRATION']._serialized_end=1237
+  _globals['_MODIFIER']._serialized_start=1239
+  _globals['_MODIFIER']._serialized_end=1342
+  _globals['_PLUGIN']._serialized_start=1345
+  _globals['_PLUGIN']._serialized_end=1473
+  _globals['_PLANMERGEREQUEST']._serialized_start=1475
+  _globals['_PLANMERGEREQUEST']._serialized_end=1533
+  _globals['_CREATEMERGEREQUEST']._serialized_start=1536
+  _globals['_CREATEMERGEREQUEST']._serialized_end=1700
+  _globals['_GETMERGEREQUEST']._serialized_start=1702
+  _globals['_GETMERGEREQUEST']._serialized_end=1733
+  _globals['_LISTMERGESREQUEST']._serialized_start=1735
+  _globals['_LISTMERGESREQUEST']._serialized_end=1793
+  _globals['_LISTMERGESRESPONSE']._serialized_start=1795
+  _globals['_LISTMERGESRESPONSE']._serialized_end=1877
+  _globals['_WATCHMERGEREQUEST']._serialized_start=1879
+  _globals['_WATCHMERGEREQUEST']._serialized_end=1936
+  _globals['_WATCHMERGERESPONSE']._serialized_start=1938
+  _globals['_WATCHMERGERESPONSE']._serialized_end=1994
+  _globals['_CANCELMERGEREQUEST']._serialized_start=1996
+  _globals['_CANCELMERGEREQUEST']._serialized_end=2030
+  _globals['_DELETEMERGEREQUEST']._serialized_start=2032
+  _globals['_DELETEMERGEREQUEST']._serialized_end=2066
+  _globals['_MERGESERVICE']._serialized_start=2069
+  _globals['_MERGESERVICE']._serialized_end=2826
 # @@protoc_insertion_point(module_scope)

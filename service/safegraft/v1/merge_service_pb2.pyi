@@ -47,15 +47,23 @@ class ListMethodsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListMethodsResponse(_message.Message):
-    __slots__ = ("methods", "plugins")
+    __slots__ = ("methods", "plugins", "modifiers")
     METHODS_FIELD_NUMBER: _ClassVar[int]
     PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    MODIFIERS_FIELD_NUMBER: _ClassVar[int]
     methods: _containers.RepeatedCompositeFieldContainer[MergeMethod]
     plugins: _containers.RepeatedCompositeFieldContainer[Plugin]
-    def __init__(self, methods: _Optional[_Iterable[_Union[MergeMethod, _Mapping]]] = ..., plugins: _Optional[_Iterable[_Union[Plugin, _Mapping]]] = ...) -> None: ...
+    modifiers: _containers.RepeatedCompositeFieldContainer[Modifier]
+    def __init__(self, methods: _Optional[_Iterable[_Union[MergeMethod, _Mapping]]] = ..., plugins: _Optional[_Iterable[_Union[Plugin, _Mapping]]] = ..., modifiers: _Optional[_Iterable[_Union[Modifier, _Mapping]]] = ...) -> None: ...
+
+class GetMethodRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class MergeMethod(_message.Message):
-    __slots__ = ("name", "summary", "reference", "granularity", "base", "min_inputs", "max_inputs", "parameters_schema", "input_parameters_schema", "plugin")
+    __slots__ = ("name", "summary", "reference", "granularity", "base", "min_inputs", "max_inputs", "parameters_schema", "input_parameters_schema", "plugin", "roles", "calibration")
     class Base(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         BASE_UNSPECIFIED: _ClassVar[MergeMethod.Base]
@@ -78,6 +86,8 @@ class MergeMethod(_message.Message):
     PARAMETERS_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     INPUT_PARAMETERS_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     summary: str
     reference: str
@@ -88,23 +98,53 @@ class MergeMethod(_message.Message):
     parameters_schema: str
     input_parameters_schema: str
     plugin: str
-    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., reference: _Optional[str] = ..., granularity: _Optional[str] = ..., base: _Optional[_Union[MergeMethod.Base, str]] = ..., min_inputs: _Optional[int] = ..., max_inputs: _Optional[int] = ..., parameters_schema: _Optional[str] = ..., input_parameters_schema: _Optional[str] = ..., plugin: _Optional[str] = ...) -> None: ...
+    roles: _containers.RepeatedScalarFieldContainer[str]
+    calibration: _containers.RepeatedCompositeFieldContainer[Calibration]
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., reference: _Optional[str] = ..., granularity: _Optional[str] = ..., base: _Optional[_Union[MergeMethod.Base, str]] = ..., min_inputs: _Optional[int] = ..., max_inputs: _Optional[int] = ..., parameters_schema: _Optional[str] = ..., input_parameters_schema: _Optional[str] = ..., plugin: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., calibration: _Optional[_Iterable[_Union[Calibration, _Mapping]]] = ...) -> None: ...
+
+class Calibration(_message.Message):
+    __slots__ = ("name", "statistic", "model", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATISTIC_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    statistic: str
+    model: str
+    data: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., statistic: _Optional[str] = ..., model: _Optional[str] = ..., data: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Modifier(_message.Message):
+    __slots__ = ("name", "summary", "reference", "parameters_schema", "plugin")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    summary: str
+    reference: str
+    parameters_schema: str
+    plugin: str
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., reference: _Optional[str] = ..., parameters_schema: _Optional[str] = ..., plugin: _Optional[str] = ...) -> None: ...
 
 class Plugin(_message.Message):
-    __slots__ = ("name", "module", "distribution", "version", "methods", "error")
+    __slots__ = ("name", "module", "distribution", "version", "methods", "error", "modifiers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODULE_FIELD_NUMBER: _ClassVar[int]
     DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    MODIFIERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     module: str
     distribution: str
     version: str
     methods: _containers.RepeatedScalarFieldContainer[str]
     error: str
-    def __init__(self, name: _Optional[str] = ..., module: _Optional[str] = ..., distribution: _Optional[str] = ..., version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ...) -> None: ...
+    modifiers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., module: _Optional[str] = ..., distribution: _Optional[str] = ..., version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., modifiers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlanMergeRequest(_message.Message):
     __slots__ = ("recipe", "max_shard_size")

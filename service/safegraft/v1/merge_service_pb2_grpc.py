@@ -48,6 +48,11 @@ class MergeServiceStub(object):
                 request_serializer=safegraft_dot_v1_dot_merge__service__pb2.ListMethodsRequest.SerializeToString,
                 response_deserializer=safegraft_dot_v1_dot_merge__service__pb2.ListMethodsResponse.FromString,
                 _registered_method=True)
+        self.GetMethod = channel.unary_unary(
+                '/safegraft.v1.MergeService/GetMethod',
+                request_serializer=safegraft_dot_v1_dot_merge__service__pb2.GetMethodRequest.SerializeToString,
+                response_deserializer=safegraft_dot_v1_dot_merge__service__pb2.MergeMethod.FromString,
+                _registered_method=True)
         self.PlanMerge = channel.unary_stream(
                 '/safegraft.v1.MergeService/PlanMerge',
                 request_serializer=safegraft_dot_v1_dot_merge__service__pb2.PlanMergeRequest.SerializeToString,
@@ -97,8 +102,17 @@ class MergeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListMethods(self, request, context):
-        """Returns every merge method a recipe may name, with the JSON Schema of its parameters, and every plugin, including
-        those that could not be loaded and why.
+        """Returns every merge method and modifier a recipe may name, with the JSON Schema of its parameters, and every plugin,
+        including those that could not be loaded and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMethod(self, request, context):
+        """Returns one merge method.
+
+        Errors: NOT_FOUND if no plugin here brings it; ListMethods says what there is, and which plugins are broken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,6 +215,11 @@ def add_MergeServiceServicer_to_server(servicer, server):
                     request_deserializer=safegraft_dot_v1_dot_merge__service__pb2.ListMethodsRequest.FromString,
                     response_serializer=safegraft_dot_v1_dot_merge__service__pb2.ListMethodsResponse.SerializeToString,
             ),
+            'GetMethod': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMethod,
+                    request_deserializer=safegraft_dot_v1_dot_merge__service__pb2.GetMethodRequest.FromString,
+                    response_serializer=safegraft_dot_v1_dot_merge__service__pb2.MergeMethod.SerializeToString,
+            ),
             'PlanMerge': grpc.unary_stream_rpc_method_handler(
                     servicer.PlanMerge,
                     request_deserializer=safegraft_dot_v1_dot_merge__service__pb2.PlanMergeRequest.FromString,
@@ -292,6 +311,33 @@ class MergeService(object):
             '/safegraft.v1.MergeService/ListMethods',
             safegraft_dot_v1_dot_merge__service__pb2.ListMethodsRequest.SerializeToString,
             safegraft_dot_v1_dot_merge__service__pb2.ListMethodsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMethod(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/safegraft.v1.MergeService/GetMethod',
+            safegraft_dot_v1_dot_merge__service__pb2.GetMethodRequest.SerializeToString,
+            safegraft_dot_v1_dot_merge__service__pb2.MergeMethod.FromString,
             options,
             channel_credentials,
             insecure,
