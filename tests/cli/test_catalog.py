@@ -28,19 +28,45 @@ def test_methods_come_with_the_schema_of_their_parameters(cli: Cli) -> None:
     assert slerp["reference"].startswith("https://")
 
 
-def test_the_text_names_every_method_and_parameter(cli: Cli) -> None:
-    text = cli("methods").stdout
-    for method in json.loads(cli("methods", "--json").stdout):
-        assert f"\n{method['name']}: {method['summary']}\n" in "\n" + text
-        for schema in (method["parameters"], method["input_parameters"]):
+def test_the_list_has_a_line_for_every_method_and_modifier(cli: Cli) -> None:
+    lines = cli("methods").stdout.splitlines()
+    described = json.loads(cli("methods", "--json").stdout)
+    assert len(described) > 45
+    for one in described:
+        (line,) = [line for line in lines if line.split(" ")[0] == one["name"]]
+        assert line.endswith(one["summary"])
+
+
+def test_show_says_everything_about_one(cli: Cli) -> None:
+    for described in json.loads(cli("methods", "--json").stdout):
+        if described["name"].startswith("mergekit:"):
+            continue  # likewise, twenty times
+        text = cli("methods", "show", described["name"]).stdout
+        assert text.startswith(f"{described['name']}: {described['summary']}\n")
+        assert described["reference"] in text
+        for schema in (described["parameters"], described.get("input_parameters", {})):
             for name in schema.get("properties", {}):
                 assert f" {name} (" in text
+        assert all(role in text for role in described.get("roles", ()))
+        assert all(need["statistic"] in text for need in described.get("calibration", ()))
+    assert json.loads(cli("methods", "show", "slerp", "--json").stdout)["name"] == "slerp"
 
 
 def test_bounds_and_defaults_are_said_in_words(cli: Cli) -> None:
-    text = cli("methods").stdout
-    assert "t (number, at least 0, at most 1, required): " in text
-    assert "normalize (boolean, default true): " in text
+    assert "t (number, at least 0, at most 1, required): " in cli("methods", "show", "slerp").stdout
+    assert "normalize (boolean, default true): " in cli("methods", "show", "linear").stdout
+
+
+def test_show_suggests_what_was_meant(cli: Cli) -> None:
+    done = cli("methods", "show", "liner")
+    assert done.returncode == 2
+    assert "there is no method liner; did you mean linear" in done.stderr
+
+
+def test_options_before_the_subcommand_are_not_ignored(cli: Cli) -> None:
+    done = cli("methods", "--json", "show", "linear")
+    assert done.returncode == 2
+    assert "after `show`" in done.stderr
 
 
 @pytest.mark.usefixtures("broken_plugin")

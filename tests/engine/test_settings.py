@@ -383,7 +383,10 @@ class TestIdle:
     def test_an_input_s_parameter_under_the_base(self) -> None:
         text = "models: [{model: A, parameters: {weight: 1}}, {model: B}]\nbase_model: A\nmerge_method: method"
         assert self.warnings(text) == [
-            "r:1: models[0].parameters.weight: has no effect here: the base, or a model with a role, has none of its own"
+            (
+                "r:1: models[0].parameters.weight: has no effect here: "
+                "the base, or a model with a role, has none of its own"
+            )
         ]
         assert self.warnings(text.replace("base_model: A", "base_model: B")) == []
 

@@ -63,11 +63,12 @@ class Preparation:
             one.close()
 
     def _gather(self, method: str, cancelled: Callable[[], bool]) -> None:
+        requests = {key: request for key, request in self._plan.statistics.items() if key[0] == method}
+        if not requests:
+            return
         from safegraft.calibration import gather  # which knows transformers: only those pay for it who need it
 
-        for key, request in self._plan.statistics.items():
-            if key[0] != method:
-                continue
+        for key, request in requests.items():
             if request.digest not in self._by_digest:
                 self._by_digest[request.digest] = gather(request, self._cache, cancelled=cancelled)
             self.gathered[key] = self._by_digest[request.digest]
