@@ -10,6 +10,7 @@ from safegraft.engine.task import Plan
 from safegraft.local import find_data, open_model
 from safegraft.methods.registry import Registry
 from safegraft.recipe.model import Recipe
+from safegraft.sources import with_sources
 
 if TYPE_CHECKING:
     from safegraft.engine.execute import MergedCheckpoint
@@ -37,7 +38,12 @@ def plan(recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE) -> Plan:
 
     asked = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     return make_plan(
-        asked, open_model, registry(), find_data=find_data, max_shard_size=max_shard_size, card=render_card
+        asked,
+        with_sources(open_model, registry()),
+        registry(),
+        find_data=find_data,
+        max_shard_size=max_shard_size,
+        card=render_card,
     )
 
 

@@ -14,6 +14,7 @@ from safegraft.cli.terminal import say, say_json, table
 from safegraft.errors import UsageError
 
 if TYPE_CHECKING:
+    from safegraft.methods import Plugin
     from safegraft.rpc.methods import MethodCatalogue, MethodInfo, ModifierInfo
 
 
@@ -90,11 +91,19 @@ def plugins(as_json: bool, server: str | None, token_file: Path | None, ca: Path
         [
             plugin.name,
             f"{plugin.distribution} {plugin.version}",
-            f"BROKEN: {plugin.error}" if plugin.error else ", ".join((*plugin.methods, *plugin.modifiers)),
+            f"BROKEN: {plugin.error}" if plugin.error else ", ".join(_brought(plugin)),
         ]
         for plugin in found
     ]
     say(table(["PLUGIN", "PACKAGE", "BRINGS"], rows))
+
+
+def _brought(plugin: "Plugin") -> Iterator[str]:
+    yield from plugin.methods
+    yield from (f"modifier {name}" for name in plugin.modifiers)
+    yield from (f"tensor map {name}" for name in plugin.tensor_maps)
+    yield from (f"source {name}:" for name in plugin.checkpoint_sources)
+    yield from (f"publisher {name}:" for name in plugin.publishers)
 
 
 def _catalogue(server: str | None, token_file: Path | None, ca: Path | None) -> "MethodCatalogue":

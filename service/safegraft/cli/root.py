@@ -27,6 +27,7 @@ COMMANDS = {
     "ls": Entry("safegraft.cli.jobs", "ls", "List a server's merges."),
     "watch": Entry("safegraft.cli.jobs", "watch", "Follow a merge on a server until it ends."),
     "pull": Entry("safegraft.cli.pull", "pull", "Download a merge, finished or still running."),
+    "push": Entry("safegraft.cli.push", "push", "Publish a merged folder through a plugin."),
     "cancel": Entry("safegraft.cli.jobs", "cancel", "Stop a merge on a server."),
     "rm": Entry("safegraft.cli.jobs", "rm", "Delete a merge and its files from a server."),
     "health": Entry("safegraft.cli.health", "health", "Ask whether a server is serving."),

@@ -34,6 +34,13 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     "Without =NAME the folder's own name counts. May be given several times.",
 )
 @click.option(
+    "--source",
+    "sources",
+    metavar="NAME",
+    multiple=True,
+    help="A plugin's checkpoint source that recipes may read models from, as NAME:...; none unless named here.",
+)
+@click.option(
     "--workers",
     metavar="N",
     type=click.IntRange(min=1),
@@ -64,6 +71,7 @@ def serve(
     listen: str,
     data: Path,
     models: tuple[str, ...],
+    sources: tuple[str, ...],
     workers: int,
     max_upload_bytes: int,
     token_file: Path | None,
@@ -94,6 +102,7 @@ def serve(
         data=data,
         listen=listen,
         models=tuple(ModelRoot.parse(root) for root in models),
+        sources=sources,
         workers=workers,
         token=read_token(token_file),
         insecure=insecure,

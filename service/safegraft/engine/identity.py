@@ -55,7 +55,7 @@ def public_names(models: Mapping[str, str]) -> dict[str, str]:
 def versions_of(methods: Iterable[str], modifiers: Iterable[str], registry: Registry) -> dict[str, str]:
     """Everything whose version may change a bit of the result: the engine, torch, the plugins in use."""
     versions = {"safegraft": version("safegraft"), "torch": version("torch").partition("+")[0]}
-    plugins = [registry.plugin_of(one) for one in methods] + [registry.plugin_of_modifier(one) for one in modifiers]
+    plugins = [registry.plugin_of(one) for one in methods] + [registry.modifiers.plugin_of(one) for one in modifiers]
     for plugin in plugins:
         versions[plugin.distribution] = plugin.version
     return dict(sorted(versions.items()))

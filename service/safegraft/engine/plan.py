@@ -23,7 +23,7 @@ from safegraft.engine.staging import FileDigest
 from safegraft.engine.statistics import CalibrationData, requests
 from safegraft.engine.task import Plan, PlannedFile, StatisticKey, TensorTask
 from safegraft.engine.tasks import TaskBuilder
-from safegraft.errors import AlignmentError, InputError, Problem, RecipeError, UsageError
+from safegraft.errors import AlignmentError, InputError, PluginError, Problem, RecipeError, UsageError
 from safegraft.methods.contract import MergeMethod, Modifier
 from safegraft.methods.registry import Registry
 from safegraft.recipe.model import Recipe
@@ -118,10 +118,10 @@ class _Planner:
                 self.methods[name] = method
                 self._check_requirements(method, where)
         for entry in self.recipe.modifiers:
-            modifier = self.registry.modifier(entry.name)
+            modifier = self.registry.modifiers.get(entry.name)
             if modifier is None:
                 where = self.recipe.where(*entry.at, "name")
-                hint = self.registry.suggest_modifier(entry.name)
+                hint = self.registry.suggest(entry.name, self.registry.modifiers)
                 self.recipe_problems.append(Problem(where, f"unknown modifier {entry.name!r}. {hint}"))
             else:
                 self.modifiers[entry.name] = modifier
@@ -229,13 +229,28 @@ class _Planner:
                 continue
             experts = fuse_experts(host, checkpoint)
             self.checkpoints[model] = experts.checkpoint
+            names = maps.get(model) or self._mapped(model, host, checkpoint)
             alignments[model] = found = align(
-                host, experts.checkpoint, maps.get(model, {}), keep_vocabulary=self.recipe.embeddings == "host"
+                host, experts.checkpoint, names, keep_vocabulary=self.recipe.embeddings == "host"
             )
             problems = [*found.problems, *(experts.misfits if found.problems else ())]
             self.input_problems += [Problem(model, problem) for problem in problems]
             self.warnings += [*experts.notes, *found.notes]
         return alignments
+
+    def _mapped(self, model: str, host: Checkpoint, checkpoint: Checkpoint) -> Mapping[str, str | None]:
+        """What the first plugin says that knows how the names of this pair go together."""
+        for name in self.registry.tensor_maps.names():
+            plugin_map = self.registry.tensor_maps.get(name)
+            assert plugin_map is not None  # it was named
+            try:
+                prefixes = plugin_map.prefixes(host.config, checkpoint.config)
+            except Exception as error:  # a plugin may raise anything; it is named
+                raise PluginError(f"tensor map {name} failed on {model}: {type(error).__name__}: {error}") from error
+            if prefixes is not None:
+                self.warnings.append(f"{model}: its tensors' names are mapped by the plugin's tensor map {name}")
+                return prefixes
+        return {}
 
     # -- tasks and files ------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """What a merge plugin implements, and the registry that finds plugins.
 
-contract.py   MergeMethod: a plugin's whole contract
-hookspecs.py  the hook through which a plugin registers
-registry.py   discovery: one loop over entry points that survives a broken plugin
+contract.py    MergeMethod: a plugin's whole contract
+extensions.py  what else a plugin may bring
+hookspecs.py   the hooks through which a plugin registers
+registry.py    discovery: one loop over entry points that survives a broken plugin
 """
 
 from safegraft.methods.contract import (
@@ -17,11 +18,13 @@ from safegraft.methods.contract import (
     Statistic,
     TensorView,
 )
+from safegraft.methods.extensions import CheckpointSource, Publisher, TensorMap
 from safegraft.methods.hookspecs import hookimpl
 from safegraft.methods.registry import Plugin, Registry
 
 __all__ = [
     "Calibration",
+    "CheckpointSource",
     "Context",
     "Granularity",
     "Input",
@@ -29,9 +32,11 @@ __all__ = [
     "Modifier",
     "Plugin",
     "Prepared",
+    "Publisher",
     "Registry",
     "Requirements",
     "Statistic",
+    "TensorMap",
     "TensorView",
     "hookimpl",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pluggy
 
 from safegraft.methods.contract import MergeMethod, Modifier
+from safegraft.methods.extensions import CheckpointSource, Publisher, TensorMap
 
 PROJECT = "safegraft"
 
@@ -20,3 +21,18 @@ def merge_methods() -> Iterable[type[MergeMethod]]:  # pyright: ignore[reportRet
 @hookspec
 def modifiers() -> Iterable[type[Modifier]]:  # pyright: ignore[reportReturnType]
     """Return the modifier classes this plugin brings."""
+
+
+@hookspec
+def tensor_maps() -> Iterable[type[TensorMap]]:  # pyright: ignore[reportReturnType]
+    """Return the tensor map classes this plugin brings."""
+
+
+@hookspec
+def checkpoint_sources() -> Iterable[type[CheckpointSource]]:  # pyright: ignore[reportReturnType]
+    """Return the checkpoint source classes this plugin brings."""
+
+
+@hookspec
+def publishers() -> Iterable[type[Publisher]]:  # pyright: ignore[reportReturnType]
+    """Return the publisher classes this plugin brings."""

@@ -4,9 +4,9 @@ import difflib
 import inspect
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pluggy
 from pydantic import BaseModel
@@ -14,14 +14,17 @@ from pydantic import BaseModel
 from safegraft.errors import PluginError
 from safegraft.methods import hookspecs
 from safegraft.methods.contract import Granularity, MergeMethod, Modifier, Requirements
+from safegraft.methods.extensions import CheckpointSource, Publisher, TensorMap
 
 GROUP = "safegraft"
 STRICT = "SAFEGRAFT_STRICT_PLUGINS"
 
+Brought = TypeVar("Brought")
+
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """One entry point: where it came from, what it brought, or why it could not be used."""
+    """One entry point: where it came from, the names of what it brought, or why it could not be used."""
 
     name: str
     module: str
@@ -30,14 +33,82 @@ class Plugin:
     methods: tuple[str, ...]
     error: str | None
     modifiers: tuple[str, ...] = ()
+    tensor_maps: tuple[str, ...] = ()
+    checkpoint_sources: tuple[str, ...] = ()
+    publishers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a class must have to be registered. `verb`: its abstract method."""
+
+    parent: type
+    noun: str
+    verb: str
+    attributes: Mapping[str, type]
+    parameters: tuple[str, ...] = ()
+
+
+_TEXTS: Mapping[str, type] = {"name": str, "summary": str}
+_PAPER: Mapping[str, type] = {**_TEXTS, "reference": str}
+# By the hook that hands them over.
+_KINDS = {
+    "merge_methods": _Kind(
+        MergeMethod,
+        "method",
+        "merge",
+        {**_PAPER, "requires": Requirements, "granularity": Granularity},
+        ("Parameters", "InputParameters"),
+    ),
+    "modifiers": _Kind(Modifier, "modifier", "modify", _PAPER, ("Parameters",)),
+    "tensor_maps": _Kind(TensorMap, "tensor map", "prefixes", _TEXTS),
+    "checkpoint_sources": _Kind(CheckpointSource, "checkpoint source", "open", _TEXTS),
+    "publishers": _Kind(Publisher, "publisher", "publish", _TEXTS),
+}
+
+
+@dataclass
+class Shelf(Generic[Brought]):
+    """All of one kind, by name: an instance each, and the plugin that brought it."""
+
+    noun: str
+    _held: dict[str, tuple[Brought, Plugin]] = field(default_factory=dict[str, tuple[Brought, Plugin]])
+
+    def names(self) -> list[str]:
+        return sorted(self._held)
+
+    def get(self, name: str) -> Brought | None:
+        found = self._held.get(name)
+        return found[0] if found else None
+
+    def plugin_of(self, name: str) -> Plugin:
+        return self._held[name][1]
+
+    def put(self, name: str, one: Brought, plugin: Plugin) -> None:
+        """Raises PluginError when the name is taken."""
+        if name in self._held:
+            other = self._held[name][1]
+            raise PluginError(f"{self.noun} {name!r} is already registered by {other.module} ({other.distribution})")
+        self._held[name] = (one, plugin)
+
+    def copy(self) -> "Shelf[Brought]":
+        return Shelf(self.noun, dict(self._held))
+
+    def suggest(self, name: str) -> str:
+        close = difflib.get_close_matches(name, self._held, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        return f"{meant}{self.noun.capitalize()}s here: {', '.join(self.names()) or 'none'}"
 
 
 class Registry:
-    """The merge methods and modifiers at hand. Build it once with `Registry.discover()`."""
+    """What plugins have brought. Build it once with `Registry.discover()`."""
 
     def __init__(self) -> None:
-        self._methods: dict[str, tuple[MergeMethod, Plugin]] = {}
-        self._modifiers: dict[str, tuple[Modifier, Plugin]] = {}
+        self.methods: Shelf[MergeMethod] = Shelf("method")
+        self.modifiers: Shelf[Modifier] = Shelf("modifier")
+        self.tensor_maps: Shelf[TensorMap] = Shelf("tensor map")
+        self.sources: Shelf[CheckpointSource] = Shelf("checkpoint source")
+        self.publishers: Shelf[Publisher] = Shelf("publisher")
         self.plugins: list[Plugin] = []
 
     @classmethod
@@ -53,88 +124,70 @@ class Registry:
         return registry
 
     def names(self) -> list[str]:
-        return sorted(self._methods)
+        """Of the merge methods."""
+        return self.methods.names()
 
     def get(self, name: str) -> MergeMethod | None:
-        found = self._methods.get(name)
-        return found[0] if found else None
+        return self.methods.get(name)
 
     def plugin_of(self, name: str) -> Plugin:
-        return self._methods[name][1]
+        return self.methods.plugin_of(name)
 
-    def modifier_names(self) -> list[str]:
-        return sorted(self._modifiers)
-
-    def modifier(self, name: str) -> Modifier | None:
-        found = self._modifiers.get(name)
-        return found[0] if found else None
-
-    def plugin_of_modifier(self, name: str) -> Plugin:
-        return self._modifiers[name][1]
-
-    def suggest(self, name: str) -> str:
-        """A ready-made end of an error message for an unknown method."""
-        return f"{_meant(name, self._methods)}Methods here: {', '.join(self.names())}{self._broken()}"
-
-    def suggest_modifier(self, name: str) -> str:
-        """Likewise for an unknown modifier."""
-        here = ", ".join(self.modifier_names()) or "none"
-        return f"{_meant(name, self._modifiers)}Modifiers here: {here}{self._broken()}"
+    def suggest(self, name: str, shelf: "Shelf[Any] | None" = None) -> str:
+        """A ready-made end of an error message for an unknown method, or for one of another shelf."""
+        broken = [plugin.name for plugin in self.plugins if plugin.error]
+        more = f". Plugins that could not be used ({', '.join(broken)}): see `safegraft plugins`" if broken else ""
+        return (shelf or self.methods).suggest(name) + more
 
     def add(self, method: type[MergeMethod], plugin: Plugin) -> None:
         """Register one method; raises PluginError when the class is incomplete or the name is taken."""
-        check_class(method)
-        if method.name in self._methods:
-            other = self._methods[method.name][1]
-            raise PluginError(f"method {method.name!r} is already registered by {other.module} ({other.distribution})")
-        self._methods[method.name] = (method(), plugin)
+        self._put("merge_methods", method, plugin)
 
     def add_modifier(self, modifier: type[Modifier], plugin: Plugin) -> None:
-        """Register one modifier; raises PluginError when the class is incomplete or the name is taken."""
-        check_modifier(modifier)
-        if modifier.name in self._modifiers:
-            other = self._modifiers[modifier.name][1]
-            raise PluginError(
-                f"modifier {modifier.name!r} is already registered by {other.module} ({other.distribution})"
-            )
-        self._modifiers[modifier.name] = (modifier(), plugin)
+        """Likewise one modifier."""
+        self._put("modifiers", modifier, plugin)
 
-    def _broken(self) -> str:
-        broken = [plugin.name for plugin in self.plugins if plugin.error]
-        return f". Plugins that could not be used ({', '.join(broken)}): see `safegraft plugins`" if broken else ""
+    def _put(self, hook: str, brought: Any, plugin: Plugin) -> None:
+        _check(brought, _KINDS[hook])
+        self._shelves()[hook].put(brought.name, brought(), plugin)
+
+    def _shelves(self) -> dict[str, Shelf[Any]]:
+        return {
+            "merge_methods": self.methods,
+            "modifiers": self.modifiers,
+            "tensor_maps": self.tensor_maps,
+            "checkpoint_sources": self.sources,
+            "publishers": self.publishers,
+        }
+
+    def _take(self, shelves: Mapping[str, Shelf[Any]]) -> None:
+        self.methods, self.modifiers = shelves["merge_methods"], shelves["modifiers"]
+        self.tensor_maps = shelves["tensor_maps"]
+        self.sources, self.publishers = shelves["checkpoint_sources"], shelves["publishers"]
 
     def _load(self, entry: EntryPoint) -> None:
         distribution = entry.dist.name if entry.dist else "unknown"
         version = entry.dist.version if entry.dist else "unknown"
 
-        def plugin(brought: _Brought, error: str | None = None) -> Plugin:
-            methods = tuple(one.name for one in brought.methods)
-            modifiers = tuple(one.name for one in brought.modifiers)
-            return Plugin(entry.name, entry.value, distribution, version, methods, error, modifiers)
+        def plugin(brought: Mapping[str, list[Any]], error: str | None = None) -> Plugin:
+            names = {hook: tuple(one.name for one in brought.get(hook, ())) for hook in _KINDS}
+            methods = names.pop("merge_methods")
+            return Plugin(entry.name, entry.value, distribution, version, methods, error, **names)
 
         try:
             brought = _ask(entry)
             record = plugin(brought)
             # All or nothing: half a plugin would be harder to understand than none.
             trial = Registry()
-            trial._methods, trial._modifiers = dict(self._methods), dict(self._modifiers)
-            for method in brought.methods:
-                trial.add(method, record)
-            for modifier in brought.modifiers:
-                trial.add_modifier(modifier, record)
-            self._methods, self._modifiers = trial._methods, trial._modifiers
+            trial._take({hook: shelf.copy() for hook, shelf in self._shelves().items()})
+            for hook, classes in brought.items():
+                for one in classes:
+                    trial._put(hook, one, record)
+            self._take(trial._shelves())
         except (Exception, SystemExit) as error:  # a stranger's module may raise anything; it is shown, not hidden
             message = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            record = plugin(_Brought((), ()), error=message)
+            record = plugin({}, error=message)
         self.plugins.append(record)
-
-
-@dataclass(frozen=True, slots=True)
-class _Brought:
-    """The classes that one plugin hands over."""
-
-    methods: tuple[type[MergeMethod], ...]
-    modifiers: tuple[type[Modifier], ...]
 
 
 def _order(entry: EntryPoint) -> tuple[bool, str, str]:
@@ -142,55 +195,44 @@ def _order(entry: EntryPoint) -> tuple[bool, str, str]:
     return entry.dist is None or entry.dist.name != "safegraft", entry.name, entry.value
 
 
-def _ask(entry: EntryPoint) -> _Brought:
+def _ask(entry: EntryPoint) -> dict[str, list[Any]]:
     """Import one plugin and ask its hooks; a pluggy manager of its own validates their names."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(entry.load(), name=entry.name)
     manager.check_pending()
-    methods = [one for answer in manager.hook.merge_methods() for one in answer]
-    modifiers = [one for answer in manager.hook.modifiers() for one in answer]
-    if not methods and not modifiers:
+    brought: dict[str, list[Any]] = {}
+    for hook in _KINDS:
+        answers: list[Any] = vars(manager.hook)[hook]()
+        brought[hook] = [one for answer in answers for one in answer]
+    if not any(brought.values()):
         raise PluginError("brings nothing: it needs a function merge_methods(), marked @safegraft.hookimpl")
-    for method in methods:
-        check_class(method)
-    for modifier in modifiers:
-        check_modifier(modifier)
-    return _Brought(tuple(methods), tuple(modifiers))
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}? " if close else ""
+    for hook, classes in brought.items():
+        for one in classes:
+            _check(one, _KINDS[hook])
+    return brought
 
 
 def check_class(method: Any) -> None:
     """Raise PluginError unless `method` is a complete MergeMethod class."""
-    needs = {"requires": Requirements, "granularity": Granularity}
-    _check(method, MergeMethod, "merge", needs, ("Parameters", "InputParameters"))
+    _check(method, _KINDS["merge_methods"])
 
 
-def check_modifier(modifier: Any) -> None:
-    """Raise PluginError unless `modifier` is a complete Modifier class."""
-    _check(modifier, Modifier, "modify", {}, ("Parameters",))
-
-
-def _check(brought: Any, parent: type, verb: str, more: Mapping[str, type], parameters: Iterable[str]) -> None:
-    if not (isinstance(brought, type) and issubclass(brought, parent)):
-        raise PluginError(f"{brought!r} is not a subclass of safegraft.methods.{parent.__name__}")
-    kinds = {"name": str, "summary": str, "reference": str, **more}
+def _check(brought: Any, kind: _Kind) -> None:
+    if not (isinstance(brought, type) and issubclass(brought, kind.parent)):
+        raise PluginError(f"{brought!r} is not a subclass of safegraft.methods.{kind.parent.__name__}")
     found: dict[str, Any] = {}
     for ancestor in reversed(brought.__mro__):
         found.update(vars(ancestor))
-    missing = [attribute for attribute in kinds if attribute not in found]
+    missing = [attribute for attribute in kind.attributes if attribute not in found]
     if missing:
         raise PluginError(f"{brought.__name__} lacks {', '.join(missing)}")
-    for attribute, kind in kinds.items():
-        if not isinstance(found[attribute], kind) or not found[attribute]:
-            raise PluginError(f"{brought.__name__}.{attribute} must be a {kind.__name__}, not {found[attribute]!r}")
+    for attribute, type_ in kind.attributes.items():
+        if not isinstance(found[attribute], type_) or not found[attribute]:
+            raise PluginError(f"{brought.__name__}.{attribute} must be a {type_.__name__}, not {found[attribute]!r}")
     if inspect.isabstract(brought):
-        raise PluginError(f"{brought.__name__} does not implement {verb}()")
-    for attribute in parameters:
+        raise PluginError(f"{brought.__name__} does not implement {kind.verb}()")
+    for attribute in kind.parameters:
         if not _is_strict_model(found[attribute]):
             raise PluginError(f"{brought.__name__}.{attribute} must be a pydantic model with extra='forbid'")
 

@@ -131,6 +131,9 @@ def method_list(found: MethodCatalogue) -> merge_service_pb2.ListMethodsResponse
             methods=plugin.methods,
             error=plugin.error or "",
             modifiers=plugin.modifiers,
+            tensor_maps=plugin.tensor_maps,
+            checkpoint_sources=plugin.checkpoint_sources,
+            publishers=plugin.publishers,
         )
         for plugin in found.plugins
     ]

@@ -71,10 +71,10 @@ def catalogue(registry: Registry) -> MethodCatalogue:
             summary=modifier.summary,
             reference=modifier.reference,
             parameters=modifier.Parameters.model_json_schema(),
-            plugin=registry.plugin_of_modifier(name).name,
+            plugin=registry.modifiers.plugin_of(name).name,
         )
-        for name in registry.modifier_names()
-        if (modifier := registry.modifier(name)) is not None
+        for name in registry.modifiers.names()
+        if (modifier := registry.modifiers.get(name)) is not None
     )
     return MethodCatalogue(infos, tuple(registry.plugins), modifiers)
 

@@ -28,6 +28,7 @@ class ServerOptions:
         data: folder for the database, results and uploads; made if need be. One server a folder.
         listen: HOST:PORT. Port 0: a free one, told to `ready`.
         models: folders whose models recipes may name.
+        sources: names of plugins' checkpoint sources that recipes may read from; none unless named.
         workers: merges computed at the same time.
         readers: processes that compute bytes on demand for merges with RETENTION_NONE, one call each.
         token: what clients must send as bearer token; None: anybody who reaches the server may use it.
@@ -46,6 +47,7 @@ class ServerOptions:
     data: Path
     listen: str = DEFAULT_LISTEN
     models: tuple[ModelRoot, ...] = ()
+    sources: tuple[str, ...] = ()
     workers: int = 1
     readers: int = 2
     token: str | None = None

@@ -191,6 +191,9 @@ def catalogue_of(message: merge_service_pb2.ListMethodsResponse) -> MethodCatalo
             tuple(one.methods),
             one.error or None,
             tuple(one.modifiers),
+            tuple(one.tensor_maps),
+            tuple(one.checkpoint_sources),
+            tuple(one.publishers),
         )
         for one in message.plugins
     )

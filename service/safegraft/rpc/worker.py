@@ -38,6 +38,7 @@ from safegraft.rpc.messages import Answer, Assignment, Cancel, Order, Took
 from safegraft.rpc.methods import catalogue
 from safegraft.rpc.models import UPLOAD_PREFIX, Models
 from safegraft.rpc.ring import SLOT_BYTES, SLOTS, Ring
+from safegraft.sources import with_sources
 
 if TYPE_CHECKING:
     from safegraft.engine.execute import MergedCheckpoint
@@ -54,12 +55,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What a worker is started with. `preload`: import torch before the first task asks for it."""
+    """What a worker is started with.
+
+    preload: import torch before the first task asks for it. sources: of plugins, that recipes may read models from.
+    """
 
     models: Models
     data: Path
     card: Card | None
     preload: bool
+    sources: tuple[str, ...] = ()
 
 
 def main(connection: Connection, ring: str, settings: WorkerSettings) -> None:
@@ -207,7 +212,7 @@ class _Work:
         recipe = parse_recipe(text, folder_exists=models.exists)
         return make_plan(
             recipe,
-            models.open,
+            with_sources(models.open, self._methods(), self._settings.sources),
             self._methods(),
             find_data=models.find_data,
             max_shard_size=max_shard_size,

@@ -129,7 +129,7 @@ class Modifier(_message.Message):
     def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., reference: _Optional[str] = ..., parameters_schema: _Optional[str] = ..., plugin: _Optional[str] = ...) -> None: ...
 
 class Plugin(_message.Message):
-    __slots__ = ("name", "module", "distribution", "version", "methods", "error", "modifiers")
+    __slots__ = ("name", "module", "distribution", "version", "methods", "error", "modifiers", "tensor_maps", "checkpoint_sources", "publishers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODULE_FIELD_NUMBER: _ClassVar[int]
     DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +137,9 @@ class Plugin(_message.Message):
     METHODS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     MODIFIERS_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_MAPS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_SOURCES_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     module: str
     distribution: str
@@ -144,7 +147,10 @@ class Plugin(_message.Message):
     methods: _containers.RepeatedScalarFieldContainer[str]
     error: str
     modifiers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., module: _Optional[str] = ..., distribution: _Optional[str] = ..., version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., modifiers: _Optional[_Iterable[str]] = ...) -> None: ...
+    tensor_maps: _containers.RepeatedScalarFieldContainer[str]
+    checkpoint_sources: _containers.RepeatedScalarFieldContainer[str]
+    publishers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., module: _Optional[str] = ..., distribution: _Optional[str] = ..., version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., modifiers: _Optional[_Iterable[str]] = ..., tensor_maps: _Optional[_Iterable[str]] = ..., checkpoint_sources: _Optional[_Iterable[str]] = ..., publishers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlanMergeRequest(_message.Message):
     __slots__ = ("recipe", "max_shard_size")
