@@ -66,13 +66,20 @@ def test_the_package() -> None:
 
 def test_the_plugin_contract() -> None:
     assert set(safegraft.methods.__all__) == {
+        "Calibration",
+        "CheckpointSource",
         "Context",
         "Granularity",
         "Input",
         "MergeMethod",
+        "Modifier",
         "Plugin",
+        "Prepared",
+        "Publisher",
         "Registry",
         "Requirements",
+        "Statistic",
+        "TensorMap",
         "TensorView",
         "hookimpl",
     }

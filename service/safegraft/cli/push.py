@@ -9,7 +9,7 @@ from safegraft.cli.terminal import say, say_json
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("destination", metavar="PUBLISHER:DESTINATION")
 @json_option
 def push(folder: Path, destination: str, as_json: bool) -> None:
