@@ -1,0 +1,175 @@
+"""WUDI in closed form: by hand, against the flow that it solves, and against the formula written out."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from safegraft.methods import MergeMethod
+from safegraft.testing import check_method
+from safegraft_plugins.wudi import Aswudi, Swudi, moved
+
+Merge = Callable[..., torch.Tensor]
+
+BASE = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+HALF = math.log(2) / 2  # the time in which an eigenvalue of 2 has moved half the way
+
+
+def draw(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def close(one: torch.Tensor, other: torch.Tensor, atol: float = 1e-9) -> None:
+    torch.testing.assert_close(one, other, rtol=0, atol=atol)
+
+
+def operators(taus: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    squares = [float((tau * tau).sum()) for tau in taus]
+    c = sum((tau.mT @ tau / square for tau, square in zip(taus, squares, strict=True)), torch.zeros(1))
+    d = sum((tau @ tau.mT @ tau / square for tau, square in zip(taus, squares, strict=True)), torch.zeros(1))
+    return c, d
+
+
+def closed_form(taus: list[torch.Tensor], start: torch.Tensor, t: float, kept: int) -> torch.Tensor:
+    """tau_0 - tau_0 V f V^T + D V (f / L) V^T over all in x in eigenvalues."""
+    c, d = operators(taus)
+    values, v = torch.linalg.eigh(c)
+    values = values.clamp(min=1e-12)
+    f = 1 - torch.exp(-values * t)
+    f[: len(f) - kept] = 0
+    return start - start @ v @ torch.diag(f) @ v.mT + d @ v @ torch.diag(f / values) @ v.mT
+
+
+def steps(taus: list[torch.Tensor], start: torch.Tensor, t: float, count: int = 4000) -> torch.Tensor:
+    """Gradient descent on the loss itself, by autograd, in small steps."""
+    merged = start.clone().requires_grad_()
+    squares = [float((tau * tau).sum()) for tau in taus]
+    for _ in range(count):
+        parts = [((merged - tau) @ tau.mT).square().sum() / square for tau, square in zip(taus, squares, strict=True)]
+        (gradient,) = torch.autograd.grad(torch.stack(parts).sum() / 2, merged)
+        merged = (merged - t / count * gradient).detach().requires_grad_()
+    return merged.detach()
+
+
+def test_contract() -> None:
+    for method in (Swudi, Aswudi):
+        check_method(method)
+        check_method(method, parameters={"t": 2, "lambda": 0.5}, input_parameters={"weight": -2}, inputs=3)
+        check_method(method, parameters={"t": 0, "rank_ratio": 1e-9})
+    check_method(Aswudi, parameters={"rank_rule": "participation", "t": 1e9})
+
+
+@pytest.mark.parametrize(
+    ("method", "shared", "expected"),
+    [
+        # t_1 = 2 e_1 f_1^T, t_2 = 4 e_1 f_1^T. C = f_1 f_1^T (1 + 1), D = (2 + 4) e_1 f_1^T: the goal is 6 / 2 = 3.
+        # Half the way from the sum 6 to 3 is 4.5, times 1/2; from the mean 3, it is there already
+        (Swudi, {"t": HALF}, 2.25),
+        (Swudi, {"t": HALF, "lambda": 1}, 4.5),
+        (Swudi, {"t": 0, "lambda": 1}, 6.0),
+        (Swudi, {"t": 300, "lambda": 1}, 3.0),
+        (Aswudi, {"t": HALF}, 3.0),
+        (Aswudi, {"t": 0, "lambda": 2}, 6.0),
+    ],
+)
+def test_one_direction_by_hand(
+    merged: Merge, method: type[MergeMethod], shared: dict[str, Any], expected: float
+) -> None:
+    direction = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    result = merged(method, [BASE + 2 * direction, BASE + 4 * direction], base=BASE, **shared)
+    close(result, BASE + expected * direction, 1e-6)
+
+
+def test_tasks_with_different_inputs_add_up_by_hand(merged: Merge) -> None:
+    """t_1 = 2 e_1 f_1^T and t_2 = 3 e_2 f_3^T share no inputs: D C^+ is their sum. So is the start of swudi."""
+    one = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    other = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 3.0]])
+    inputs = [BASE + one, BASE + other]
+    close(merged(Swudi, inputs, base=BASE, **{"lambda": 1}), BASE + one + other, 1e-6)
+    close(merged(Aswudi, inputs, base=BASE), BASE + one + other, 1e-6)  # C's eigenvalues are 1: f = 1 - exp(-300)
+    # K = 1 of 3 leaves one of the two where it starts; which, the solver says, as both eigenvalues are 1
+    cut = merged(Aswudi, inputs, base=BASE, rank_ratio=0.2) - BASE
+    both = sorted([float(cut[0, 0]) / 2, float(cut[1, 2]) / 3])
+    assert both == pytest.approx([0.5, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize(("method", "share"), [(Swudi, 1), (Aswudi, 1 / 3)])
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (2, 12)])  # in the last, C has 6 of 12 eigenvalues
+def test_against_the_formula(merged: Merge, method: type[MergeMethod], share: float, shape: tuple[int, int]) -> None:
+    taus = [draw(*shape, seed=seed) for seed in range(3)]
+    start = share * torch.stack(taus).sum(dim=0)
+    base = draw(*shape, seed=9)
+    for t, ratio in ((0.5, 1.0), (300.0, 0.85), (5.0, 0.3)):
+        result = merged(method, [base + tau for tau in taus], base=base, t=t, rank_ratio=ratio, **{"lambda": 0.7})
+        kept = math.ceil(shape[1] * ratio)
+        close(result, base + 0.7 * closed_form(taus, start, t, kept), 1e-8)
+
+
+def test_it_is_where_gradient_descent_goes(merged: Merge) -> None:
+    """Euler's method is off by about the step; here 2 / 4000."""
+    taus = [draw(3, 4, seed=seed) for seed in range(2)]
+    result = merged(Swudi, taus, base=torch.zeros_like(taus[0]), t=2, rank_ratio=1, **{"lambda": 1})
+    close(result, steps(taus, taus[0] + taus[1], 2), 3e-3)
+    assert float((result - taus[0] - taus[1]).abs().max()) > 0.1  # it has gone somewhere
+
+
+def test_a_weight_scales_what_is_asked_of_a_task_but_not_how_loudly(merged: Merge) -> None:
+    """|t_i|^2 divides the loss: C stays, D and the start change as for a task vector that is twice as long."""
+    taus = [draw(6, 9, seed=seed) for seed in range(2)]
+    result = merged(Aswudi, taus, [{"weight": 2}, {}], torch.zeros_like(taus[0]), t=3)
+    close(result, closed_form([2 * taus[0], taus[1]], taus[0] + taus[1] / 2, 3, 8))
+
+
+@pytest.mark.parametrize("method", [Swudi, Aswudi])
+def test_one_model_is_kept(merged: Merge, method: type[MergeMethod]) -> None:
+    base, tau = draw(5, 7, seed=1), draw(5, 7, seed=2)
+    close(merged(method, [base + tau], base=base), base + tau, 1e-14)
+    close(closed_form([tau], tau, 3, 7), tau)  # what the formula says, too
+
+
+def test_equal_models_give_themselves_from_the_mean(merged: Merge) -> None:
+    base, tau = draw(6, 9, seed=1), draw(6, 9, seed=2)
+    close(merged(Aswudi, [base + tau] * 3, base=base), base + tau, 1e-9)
+
+
+def test_a_task_vector_of_zero_asks_for_nothing(merged: Merge) -> None:
+    """It counts among the N models: the start is half of the other, which is the goal where the flow is done."""
+    tau = draw(4, 4, seed=1)
+    zero = torch.zeros_like(tau)
+    close(merged(Aswudi, [tau, zero], base=zero, t=1e9, rank_ratio=1), tau, 1e-6)
+    close(merged(Aswudi, [tau, zero], base=zero, t=0), tau / 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "inputs", "expected"),
+    [
+        ({"rank_ratio": 0.85}, 4096, 3482),  # 3481.6
+        ({"rank_ratio": 0.55}, 100, 55),  # in floating point 0.55 * 100 is a little more
+        ({"rank_ratio": 1e-9}, 10, 1),
+        ({"rank_rule": "participation"}, 10, 3),  # (4 + 2 + 1)^2 / (16 + 4 + 1) = 2.33
+        ({"rank_rule": "participation", "rank_ratio": 0.1}, 10, 3),
+    ],
+)
+def test_how_many_directions_move(asked: dict[str, Any], inputs: int, expected: int) -> None:
+    singular = torch.tensor([4.0, 2.0, 1.0])
+    assert moved(singular, inputs, Aswudi.Parameters.model_validate(asked)) == expected
+
+
+def test_equal_eigenvalues_all_participate() -> None:
+    assert moved(torch.full((7,), 0.3), 10, Aswudi.Parameters.model_validate({"rank_rule": "participation"})) == 7
+
+
+@pytest.mark.parametrize("asked", [{"t": -1}, {"t": float("inf")}, {"rank_ratio": 0}, {"rank_ratio": 1.1}])
+def test_parameters_are_in_range(asked: dict[str, Any]) -> None:
+    for method in (Swudi, Aswudi):
+        with pytest.raises(ValidationError):
+            method.Parameters.model_validate(asked)
+
+
+def test_lambda_defaults() -> None:
+    assert Swudi().factor(Swudi.Parameters.model_validate({}), 4) == 0.25
+    assert Swudi().factor(Swudi.Parameters.model_validate({"lambda": 1}), 4) == 1
+    assert Aswudi().factor(Aswudi.Parameters.model_validate({}), 4) == 1
