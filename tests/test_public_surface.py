@@ -73,6 +73,7 @@ def test_the_plugin_contract() -> None:
         "Input",
         "MergeMethod",
         "Modifier",
+        "NoParameters",
         "Plugin",
         "Prepared",
         "Publisher",

@@ -55,7 +55,7 @@ def test_rescaled_by_hand(merged: Merge) -> None:
 
 
 def test_elected_signs_by_hand(merged: Merge) -> None:
-    # kept of the first: [[0, -7, 5, 0, 0], [0, 6, -4, 0, 0]]; of the second, unsparsified and twice: [[0, 4, 2, -6, 0], 0]
+    # kept of the first: [[0, -7, 5, 0, 0], [0, 6, -4, 0, 0]]; of the second all, twice: [[0, 4, 2, -6, 0], 0]
     # signs: 0 - + - 0, 0 + - 0 0
     other = BASE.clone()
     other[0] += torch.tensor([0.0, 2.0, 1.0, -3.0, 0.0])

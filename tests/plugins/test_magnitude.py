@@ -1,5 +1,6 @@
 """The largest elements of a tensor seen in blocks: against a sort of the whole."""
 
+import itertools
 import random
 import struct
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ def kept(tensor: torch.Tensor, count: int, block: int) -> list[int]:
     """The indices that `largest` finds, tested in uneven cuts."""
     found = largest(lambda: ((part,) for part in tensor.split(block)), {0: [count]}, len(tensor))[0][0]
     cuts = sorted({0, 1, len(tensor) // 3, len(tensor)})
-    masks = [belongs(magnitude(tensor[start:stop]), found, start) for start, stop in zip(cuts, cuts[1:], strict=False)]
+    masks = [belongs(magnitude(tensor[start:stop]), found, start) for start, stop in itertools.pairwise(cuts)]
     mask = torch.cat(masks)
     assert set(mask.tolist()) <= {0, -1}
     return mask.nonzero().flatten().tolist()

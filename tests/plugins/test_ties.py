@@ -48,7 +48,7 @@ def each(*own: tuple[float, float]) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     ("own", "shared", "expected"),
     [
-        # Half of X's differences: [[2, 0, 0], [0, 2, 4]]; of Y's: 4, -2 and the first of three 1s: [[-1, 4, 0], [-2, 0, 0]].
+        # Half of X's differences: [[2, 0, 0], [0, 2, 4]]; of Y's 4, -2 and the first 1: [[-1, 4, 0], [-2, 0, 0]].
         # Weighted: [[2, 0, 0], [0, 2, 4]] and [[-0.5, 2, 0], [-1, 0, 0]]. Signs: + + + - + +.
         # Sums of what agrees: [[2, 2, 0], [-1, 2, 4]]; weights that took part: [[1, 0.5, -], [0.5, 1, 1]].
         (((1, 0.5), (0.5, 0.5)), {}, [[3.0, 5.0, 1.0], [0.0, 4.0, 6.0]]),
