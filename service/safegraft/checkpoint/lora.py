@@ -102,8 +102,8 @@ class LoraCheckpoint(Checkpoint):
         for name, place in places.items():
             if not self.tensors[place].dtype.is_float:
                 findings.add(f"{shown(place)}, which the adapter changes as {shown(name)}, holds no weights")
-        homeless = [target.name for target in targets if not has_place(target.name, self.tensors)]
-        if homeless and self._ties_head():
+        homeless = [one.name for one in targets if self._has_tied_rows(one) and not has_place(one.name, self.tensors)]
+        if homeless:
             findings.add(
                 f"{listed(homeless)}: the base ties its output head to its embedding, so there is no head of its own "
                 "to change"
@@ -146,9 +146,12 @@ class LoraCheckpoint(Checkpoint):
                 return False
         return True
 
-    def _ties_head(self) -> bool:
+    def _has_tied_rows(self, target: Target) -> bool:
+        """Whether it has a row a token in a model that has such a matrix only once."""
         levels = [self.config, *(inner for _, inner in subconfigs(self.config))]
-        return any(level.get("tie_word_embeddings") is True for level in levels)
+        sizes = [level.get("vocab_size") for level in levels]
+        ties = any(level.get("tie_word_embeddings") is True for level in levels)
+        return ties and any(shape[0] in sizes for shape in target.shapes if shape)
 
     # -- values ---------------------------------------------------------------------------------
 
