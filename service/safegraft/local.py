@@ -79,8 +79,7 @@ def _refuse(source: Source) -> NoReturn:
     on_hub = HUB_NAME.fullmatch(source.path) is not None
     hint = "check the path; relative paths start at the current directory"
     if source.revision is not None:
-        where = "in the Hugging Face cache" if on_hub else "that a revision could be of"
-        message = f"no such revision {where}"
+        message = "no such revision is in the Hugging Face cache" if on_hub else "no such folder, and no Hub name"
         hint = f"fetch it first: hf download {source.path} --revision {source.revision}" if on_hub else hint
     else:
         message = "no such folder"
