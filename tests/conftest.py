@@ -1,11 +1,15 @@
 """Fixtures for every room: tiny checkpoints, and recipes that name them."""
 
+import fnmatch
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from safegraft.testing import tiny_llm, tiny_lvlm
 
@@ -51,6 +55,36 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
         lvlm=tiny_lvlm(root / "adapted-lvlm", seed=3, shards=2),
         other_lvlm=tiny_lvlm(root / "safety-lvlm", seed=4),
     )
+
+
+class WriteLora(Protocol):
+    """Writes a PEFT adapter with random factors for the linear weights of `base` whose names match `targets`."""
+
+    def __call__(
+        self, folder: Path, base: Path, targets: str = "*.self_attn.*", seed: int = 1, **config: Any
+    ) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def write_lora() -> WriteLora:
+    def write(folder: Path, base: Path, targets: str = "*.self_attn.*", seed: int = 1, **config: Any) -> Path:
+        settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, **config}
+        generator = torch.Generator().manual_seed(seed)
+        factors: dict[str, torch.Tensor] = {}
+        for file in sorted(base.glob("*.safetensors")):
+            for name, weight in load_file(file).items():
+                if weight.ndim == 2 and fnmatch.fnmatchcase(name, targets):
+                    module = f"base_model.model.{name.removesuffix('.weight')}"
+                    rows, columns = weight.shape
+                    factors[f"{module}.lora_A.weight"] = torch.randn(settings["r"], columns, generator=generator)
+                    factors[f"{module}.lora_B.weight"] = torch.randn(rows, settings["r"], generator=generator)
+        assert factors
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+        save_file(factors, folder / "adapter_model.safetensors", {"format": "pt"})
+        return folder
+
+    return write
 
 
 @pytest.fixture

@@ -116,10 +116,11 @@ class Processes:
 
     def start(self, *arguments: str | Path, cwd: Path, seconds: str = "0", **env: str) -> "subprocess.Popen[str]":
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SAFEGRAFT_")}
+        path = os.pathsep.join(filter(None, [str(self._site), kept.get("PYTHONPATH")]))
         process = subprocess.Popen(
             [sys.executable, "-m", "safegraft", *map(str, arguments)],
             cwd=cwd,
-            env=kept | {"PYTHONPATH": str(self._site), "SLOW_SECONDS": seconds} | env,
+            env=kept | {"PYTHONPATH": path, "SLOW_SECONDS": seconds} | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

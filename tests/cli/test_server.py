@@ -125,6 +125,29 @@ def test_uploaded_models_give_the_same_weights(remote: Cli, server: str, models:
     assert (workplace / "there" / weights).read_bytes() == (workplace / "here" / weights).read_bytes()
 
 
+def test_a_model_with_an_adapter_is_uploaded_in_two_parts(
+    remote: Cli, server: str, models: Path, workplace: Path, write_lora: Any
+) -> None:
+    shutil.copytree(models / "aligned", workplace / "base")
+    write_lora(workplace / "my-lora", workplace / "base")
+    text = (workplace / "recipe.yml").read_text()
+    (workplace / "text.yml").write_text(text.replace("model: aligned", "model: base+my-lora"))
+    (workplace / "long.yml").write_text(text.replace("model: aligned", "model: {model: {path: base}, lora: my-lora}"))
+    assert remote("merge", "text.yml", "--out", "here").returncode == 0
+    assert remote("merge", "text.yml", "--out", "refused", "--server", server).returncode == 3
+    for recipe in ("text.yml", "long.yml"):
+        done = remote("merge", recipe, "--out", f"there-{recipe}", "--server", server, "--upload")
+        assert done.returncode == 0, done.stderr
+        assert "upload:" not in done.stdout + done.stderr
+        weights = "model.safetensors"
+        assert (workplace / f"there-{recipe}" / weights).read_bytes() == (workplace / "here" / weights).read_bytes()
+        assert "base+my-lora" in (workplace / f"there-{recipe}" / "README.md").read_text()
+    (workplace / "revision.yml").write_text(text.replace("model: aligned", "model: base@main"))
+    done = remote("merge", "revision.yml", "--out", "m", "--server", server, "--upload")
+    assert done.returncode == 2
+    assert "base@main names a revision" in done.stderr
+
+
 def test_nothing_to_upload_is_wrong_usage(remote: Cli, server: str, workplace: Path) -> None:
     (workplace / "elsewhere.yml").write_text((workplace / "recipe.yml").read_text().replace(": a", ": models/a"))
     done = remote("merge", "elsewhere.yml", "--out", "m", "--server", server, "--upload")

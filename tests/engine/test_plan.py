@@ -358,7 +358,23 @@ def test_the_document_names_every_file_and_tensor(models: Any) -> None:
     ],
 )
 def test_public_names_are_short_unlike_and_no_paths(references: list[str], names: list[str]) -> None:
-    assert list(public_names({reference: reference for reference in references}).values()) == names
+    assert list(public_names({reference: (reference,) for reference in references}).values()) == names
+
+
+@pytest.mark.parametrize(
+    ("sources", "names"),
+    [
+        ([("/a/b/llm", "/home/x/lora")], ["llm+lora"]),
+        ([("/a/b/llm", "/x/lora"), ("/a/c/llm", "/x/lora")], ["b/llm+lora", "c/llm+lora"]),
+        ([("/a/llm", "/x/lora"), ("/a/llm", "/y/lora"), ("/a/llm",)], ["a/llm+lora", "a/llm+lora-2", "llm"]),
+        ([("/a/b/llm", "org/lora@" + "5" * 40)], ["llm+org/lora@" + "5" * 40]),
+        ([("org/name@" + "6" * 40, "/x/lora")], ["org/name@" + "6" * 40 + "+lora"]),
+        ([("/", ".")], ["model+model"]),
+        ([("/a/b/name@" + "5" * 40,)], ["name@" + "5" * 40]),
+    ],
+)
+def test_public_names_with_adapters_are_no_paths_either(sources: list[tuple[str, ...]], names: list[str]) -> None:
+    assert list(public_names(dict(zip("abcdef", sources, strict=False))).values()) == names
 
 
 class Moody(MergeMethod):

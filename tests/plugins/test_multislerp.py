@@ -79,6 +79,14 @@ def test_where_directions_cancel_it_is_a_line(merged: Merge) -> None:
     torch.testing.assert_close(merged(Multislerp, corners, each(1, 1, 1)), torch.tensor([-1.0, -(3**0.5)]) / 3)
 
 
+def test_where_directions_nearly_cancel_it_is_a_line(merged: Merge) -> None:
+    """|m| = 5e-8, most of it rounding in any float32: not stretched to the models' length."""
+    opposites = [torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 1e-7])]
+    torch.testing.assert_close(
+        merged(Multislerp, opposites, each(1, 1)), torch.tensor([0.0, 5e-8]), rtol=1e-6, atol=1e-12
+    )
+
+
 def test_opposites_of_unequal_weight_keep_their_length(merged: Merge) -> None:
     """m = (3/4 - 1/4) x / |x|: the direction of x, at the length of both."""
     x = torch.tensor([1.0, 2.0, -4.0])

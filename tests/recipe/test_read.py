@@ -267,7 +267,7 @@ class TestPlaces:
                       valeu: 1
               - modle: B
               - model: A
-              - model: org/x@main
+              - model: org/x@
             merge_method: linear
             merge_method: slerp
             dtype: bf16
@@ -282,10 +282,7 @@ class TestPlaces:
             "r.yml:7: models[0].parameters.density[0].valeu: unknown key; did you mean 'value'?",
             "r.yml:8: models[1].modle: unknown key; did you mean 'model'?",
             "r.yml:9: models[2].model: 'A' is listed twice, first on line 2",
-            (
-                "r.yml:10: models[3].model: 'org/x@main' names a revision, which is not supported yet: "
-                "download that revision and give its folder (no folder of this very name is here)"
-            ),
+            "r.yml:10: models[3].model: 'org/x@' lacks a revision after its `@`",
             "r.yml:12: merge_method: is given twice, first on line 11",
             "r.yml:13: dtype: expected bfloat16, float16, float32 or float64, got 'bf16'; did you mean 'bfloat16'?",
             "r.yml:14: seed: expected a whole number from 0 to 9223372036854775807, got the number -1",
@@ -344,15 +341,18 @@ class TestPlaces:
         ("overrides: [3]", "overrides[0]: expected a mapping of keys to values, got the number 3"),
         ("overrides: [{tensors: '', method: x}]", "overrides[0].tensors: is empty"),
         ("overrides: [{tensors: x, models: [{model: A}, {model: A}]}]", "overrides[0].models[1].model: 'A' is listed"),
-        ("base_model: {model: x, lora: y}", "base_model.lora: a LoRA is not supported yet"),
-        ("base_model: {model: {path: x, revision: v1}}", "base_model.model.revision: a revision is not supported yet"),
+        ("base_model: {model: x, lora: y+z}", "base_model: 'x+y+z' names several adapters; one can be added"),
+        ("base_model: {model: x, lora: {revision: v1}}", "base_model.lora: `path` is missing"),
+        ("base_model: {model: {path: x@v2, revision: v1}}", "base_model.model.path: 'x@v2' is no folder"),
+        ("base_model: {model: x, lora: {path: y+z}}", "base_model.lora.path: 'y+z' is no folder"),
         ("base_model: {model: x, override_architecture: Y}", "base_model.override_architecture: is not supported"),
         ("overrides: [{tensor: x, method: y}]", "overrides[0].tensor: unknown key; did you mean 'tensors'?"),
         ("base_model: {lora: }", "base_model: `model` is missing"),
         ("base_model: {model: {revision: }}", "base_model.model: `path` is missing"),
         ("base_model: {modle: x}", "base_model.modle: unknown key; did you mean 'model'?"),
-        ("base_model: x+y", "base_model: 'x+y' adds a LoRA, which is not supported yet"),
-        ("host_model: x@y", "host_model: 'x@y' names a revision, which is not supported yet"),
+        ("base_model: x+y+z", "base_model: 'x+y+z' names several adapters; one can be added"),
+        ("base_model: x+", "base_model: 'x+' lacks a folder or a name"),
+        ("host_model: x@", "host_model: 'x@' lacks a revision after its `@`"),
         ("slices: [{sources: []}]", "slices: not supported yet: name whole models under `models`"),
         ("modules: {a: b}", "modules: not supported yet"),
         ("tokenizer: {source: union}", "tokenizer: not supported yet: the host model's tokenizer comes along"),
@@ -425,17 +425,31 @@ class TestReferences:
         folder.mkdir()
         text = f"merge_method: linear\nmodels: [{{model: '{folder}'}}]"
         assert parse_recipe(text).models[0].model == str(folder)
-        folder.rmdir()
-        assert len(problems(text)) == 1
 
     def test_who_knows_the_folders_is_asked(self) -> None:
-        text = "merge_method: linear\nmodels: [{model: 'mine@home'}]"
-        assert parse_recipe(text, folder_exists={"mine@home"}.__contains__).models[0].model == "mine@home"
+        text = "merge_method: linear\nmodels: [{model: 'a+b+c'}]"
+        assert parse_recipe(text, folder_exists={"a+b+c"}.__contains__).models[0].model == "a+b+c"
         assert len(problems(text, folder_exists=lambda name: False)) == 1
 
     def test_a_path_of_its_own_has_no_syntax(self) -> None:
         text = "merge_method: linear\nmodels: [{model: {model: {path: 'a+b@c'}}}]"
-        assert parse_recipe(text).models[0].model == "a+b@c"
+        assert parse_recipe(text, folder_exists={"a+b@c"}.__contains__).models[0].model == "a+b@c"
+        assert len(problems(text, folder_exists=lambda name: False)) == 1
+
+    @pytest.mark.parametrize(
+        ("written", "reference"),
+        [
+            ("llm@v1+lora@v2", "llm@v1+lora@v2"),
+            ("{model: llm, lora: lora}", "llm+lora"),
+            ("{model: {path: llm, revision: v1}}", "llm@v1"),
+            ("{model: llm@v1, lora: {path: lora}}", "llm@v1+lora"),
+            ("{model: {path: llm}, lora: {path: org/lora, revision: v2}}", "llm+org/lora@v2"),
+            ("{model: {path: llm, revision: v1}, lora: {path: lora, revision: v2}}", "llm@v1+lora@v2"),
+        ],
+    )
+    def test_the_mapping_form_says_what_the_text_says(self, written: str, reference: str) -> None:
+        text = f"merge_method: linear\nmodels: [{{model: {written}}}]"
+        assert parse_recipe(text, folder_exists=lambda name: False).models[0].model == reference
 
     @pytest.mark.parametrize("written", ["1e5", "2024-01-01", "'12'", "!!str 12", "089"])
     def test_text_stays_text(self, written: str) -> None:

@@ -1,13 +1,17 @@
 """Recipes may name models under the roots, and nothing else."""
 
+import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from safegraft.errors import CheckpointError, UsageError
-from safegraft.rpc.models import ModelRoot, Models
+from safegraft.rpc.models import ModelRoot, Models, uploads_in
 
 
 @pytest.fixture
@@ -71,6 +75,39 @@ def test_nothing_else_can_be_opened_and_the_error_names_the_root(house: Path, re
     assert not models.exists(reference)
     if not reference.startswith("/"):
         assert str(house) not in str(caught.value), "where the root lies is no client's business"
+
+
+def test_an_adapter_is_opened_under_the_same_rules(house: Path):
+    adapter = house / "one" / "lora"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    checkpoint = Models((ModelRoot.parse(str(house / "one")),)).open("deep/llm")
+    rows, columns = checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"].shape
+    checkpoint.close()
+    factors = {f"{name}.lora_A.weight": torch.ones(2, columns), f"{name}.lora_B.weight": torch.ones(rows, 2)}
+    save_file(factors, adapter / "adapter_model.safetensors")
+    shutil.copytree(adapter, house / "outside" / "lora")
+    models = Models((ModelRoot.parse(str(house / "one")),))
+    joined = models.open("deep/llm+lora")
+    assert joined.name == "deep/llm+lora"
+    assert joined.sources == ("deep/llm", "lora")
+    joined.close()
+    for reference in ("deep/llm+../outside/lora", "deep/llm+missing", "lora", "lora+deep/llm", "deep/llm+"):
+        with pytest.raises(CheckpointError):
+            models.open(reference)
+    with pytest.raises(CheckpointError, match="names a revision, and this server opens folders only"):
+        models.open("deep/llm+lora@main")
+    (house / "one" / "deep/llm+lora").mkdir()
+    with pytest.raises(CheckpointError, match=r"deep/llm\+lora"):  # the folder of that name, which is empty
+        models.open("deep/llm+lora")
+
+
+def test_uploads_are_found_in_references():
+    assert uploads_in("one/llm") == []
+    assert uploads_in("upload:ab") == ["ab"]
+    assert uploads_in("upload:ab+upload:cd") == ["ab", "cd"]
+    assert uploads_in("llm+upload:cd") == ["cd"]
 
 
 def test_without_roots_the_error_says_what_to_do():

@@ -10,6 +10,8 @@ config.py       config.json; quantised weights are refused
 sidecars.py     which files come along, which never do, and what is changed in them
 vocabulary.py   token strings and their rows
 identity.py     the digest that names a checkpoint's content
+adapter*.py     a PEFT adapter: its folder, its settings, its modules, and what they mean in a model
+lora*.py        a model with such an adapter added, computed when it is read
 write.py        safetensors headers and the index: bytes only, no files
 strict_json.py  JSON from strangers
 findings.py     collects problems, shows strangers' strings safely

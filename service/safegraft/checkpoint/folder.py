@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safegraft.checkpoint.adapter import is_adapter
 from safegraft.checkpoint.config import CONFIG_FILE, read_config
 from safegraft.checkpoint.files import Folder, OpenFile, raise_changed
 from safegraft.checkpoint.findings import Findings
@@ -86,6 +87,11 @@ class FolderCheckpoint(Checkpoint):
 
     def _open(self, folder: Folder) -> None:
         """Set everything but the identity, or raise one error with every problem of the folder."""
+        if is_adapter(folder.names):
+            message = (
+                "is a PEFT adapter, not a model: name it together with the model that it belongs to, as BASE+ADAPTER"
+            )
+            raise CheckpointError(Problem(self.name, message))
         findings = Findings(self.name)
         self.sidecars = _read_sidecars(folder, findings)
         config: dict[str, Any] = {}

@@ -53,6 +53,11 @@ class Checkpoint(ABC):
     tensors: Mapping[str, TensorInfo]  # in natural order of names
     sidecars: Mapping[str, bytes]  # every file that belongs beside the weights: bare name -> content
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of what it is made of: itself, or a base and what is added to it."""
+        return (self.name,)
+
     @abstractmethod
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the tensor's bytes from byte `start`.

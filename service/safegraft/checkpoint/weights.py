@@ -131,8 +131,8 @@ def _what_is_there(names: Collection[str]) -> str:
         return f"has shards ({listed(safetensors)}) but no {INDEX_FILE} that lists their tensors: download it too"
     if any(name.startswith("adapter_model") for name in names):
         return (
-            f"{missing}: it is a PEFT adapter. Merge it into its base model first "
-            "(`PeftModel.merge_and_unload()`, then `save_pretrained`)"
+            f"{missing}, only what looks like a PEFT adapter without its adapter_config.json: an adapter is named "
+            "together with its model, as BASE+ADAPTER"
         )
     if safetensors:
         return f"{missing}. It holds {listed(safetensors)}: save the model with `save_pretrained`, or rename that file"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from safegraft.rpc.client import Client
 
 # The keys under which a recipe names a model; {model: {path: ...}} is mergekit's long form.
-_NAMING_KEYS = ("model", "path", "base_model", "host_model")
+_NAMING_KEYS = ("model", "lora", "path", "base_model", "host_model")
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")  # an anchor or a tag before a value
 
 
@@ -53,9 +53,11 @@ def upload_models(client: "Client", recipe: "Recipe") -> "tuple[Uploads, Recipe]
     Raises UsageError when none is here, and what `Client.upload` raises.
     """
     from safegraft.recipe import parse_recipe
+    from safegraft.recipe.read import folder_is_here
 
     names = _names(recipe)
-    folders = [name for name in names if Path(name).expanduser().is_dir()]
+    parts = {name: _parts(name) for name in names}
+    folders = list(dict.fromkeys(part for some in parts.values() for part in some if folder_is_here(part)))
     if not folders:
         raise UsageError(f"--upload: no model of the recipe is a folder here: {', '.join(names)}")
     references: dict[str, str] = {}
@@ -65,6 +67,7 @@ def upload_models(client: "Client", recipe: "Recipe") -> "tuple[Uploads, Recipe]
                 Path(name).expanduser(),
                 lambda progress, show=show: show(progress.bytes_done, progress.bytes_total, progress.file),
             )
+    references |= {name: "+".join(references.get(part, part) for part in some) for name, some in parts.items()}
     text = renamed(recipe.text, references)
     return Uploads(references), parse_recipe(text, recipe.name, folder_exists=lambda _: True)
 
@@ -73,6 +76,22 @@ def _names(recipe: "Recipe") -> list[str]:
     """Every model that the recipe names, once."""
     named = [*(entry.model for entry in recipe.models), recipe.base_model, recipe.host_model]
     return list(dict.fromkeys(name for name in named if name is not None))
+
+
+def _parts(name: str) -> list[str]:
+    """A model's folder or name, and its adapter's."""
+    from safegraft.recipe.read import folder_is_here
+    from safegraft.recipe.reference import parse_reference
+
+    try:
+        reference = parse_reference(name, folder_is_here)
+    except ValueError as error:
+        raise UsageError(f"--upload: {error}") from error
+    sources = [reference.model, *([reference.lora] if reference.lora else [])]
+    for source in sources:
+        if source.revision is not None:
+            raise UsageError(f"--upload: {source} names a revision; give the folder of that revision instead")
+    return [source.path for source in sources]
 
 
 def renamed(text: str, references: Mapping[str, str]) -> str:

@@ -80,6 +80,10 @@ class ComposedCheckpoint(Checkpoint):
         largest = max((block.nbytes for block in blocks if block.turned), default=0)
         self._turned: Once[memoryview] = Once(max(LEAST_KEPT, KEPT_BYTES // max(1, largest)))
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self._stored.sources
+
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         composed = self._composed.get(tensor.name)
         if composed is None:

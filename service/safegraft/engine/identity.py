@@ -21,22 +21,19 @@ from safegraft.recipe.model import Recipe
 if TYPE_CHECKING:
     from safegraft.calibration import Request
 
-_PINNED = re.compile(r"@[0-9a-f]{40}$")
+_PINNED = re.compile(r"[^/]+/[^/]+@[0-9a-f]{40}")
 ARITHMETIC = 1  # raised whenever the engine's own arithmetic changes a bit of any result
 
 
-def public_names(models: Mapping[str, str]) -> dict[str, str]:
+def public_names(models: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Model reference -> the shortest ending of the model's own name that tells it from the others.
 
-    A Hub model pinned to a commit (ORG/NAME@COMMIT) keeps its full name.
+    A Hub model pinned to a commit (ORG/NAME@COMMIT) keeps its full name. A model with an adapter is MODEL+ADAPTER.
 
     Args:
-        models: reference -> the name its checkpoint goes by, which may be a path.
+        models: reference -> the names of what its checkpoint is made of (`Checkpoint.sources`), which may be paths.
     """
-    parts = {
-        reference: [name] if _PINNED.search(name) else [part for part in name.split("/") if part not in ("", ".", "..")]
-        for reference, name in models.items()
-    }
+    parts = {reference: _steps(sources) for reference, sources in models.items()}
     names: dict[str, str] = {}
     for reference, own in parts.items():
         others = [other for one, other in parts.items() if one != reference]
@@ -50,6 +47,16 @@ def public_names(models: Mapping[str, str]) -> dict[str, str]:
             number += 1
         names[reference] = candidate
     return names
+
+
+def _steps(sources: Sequence[str]) -> list[str]:
+    """The steps of a model's path, the last with the bare names of what is added to it."""
+    ways = [
+        [name] if _PINNED.fullmatch(name) else [step for step in name.split("/") if step not in ("", ".", "..")]
+        for name in sources
+    ]
+    own, *added = ways
+    return own if not added else [*own[:-1], "+".join((way[-1:] or ["model"])[0] for way in ways)]
 
 
 def versions_of(methods: Iterable[str], modifiers: Iterable[str], registry: Registry) -> dict[str, str]:

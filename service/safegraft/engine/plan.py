@@ -284,7 +284,7 @@ class _Planner:
         files = weight_files(tasks, max_shard_size)
         for name, content in sorted(output_sidecars(host, FLOAT_NAMES[dtype] if dtype else None).items()):
             files.append(PlannedFile(name, len(content), "sidecar", content=content))
-        names = public_names({reference: self.checkpoints[reference].name for reference in self._references()})
+        names = public_names({reference: self.checkpoints[reference].sources for reference in self._references()})
         versions = versions_of(self.methods, self.modifiers, self.registry)
         digest = plan_digest(self.recipe, host_model, names, self.checkpoints, versions, files, statistics)
         plan = Plan(

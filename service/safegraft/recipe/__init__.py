@@ -5,6 +5,7 @@ document.py        YAML text to plain data with line numbers, within bounds
 values.py          typed access to plain data
 calibration.py     the data sets that methods are calibrated on
 read.py            plain data to a Recipe: keys, types, references
+reference.py       model references: path, revision, adapter
 canonical_form.py  a recipe as JSON: the form that digests and manifests hold
 
 Nothing here knows merge methods, models or the engine, and of the disk only the recipe's own file

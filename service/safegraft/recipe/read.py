@@ -7,7 +7,7 @@ parameters and models exist is the planner's business.
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,6 +25,7 @@ from safegraft.recipe.model import (
     Setting,
     Settings,
 )
+from safegraft.recipe.reference import FolderExists, parse_reference
 from safegraft.recipe.values import Values, closest, shown
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -57,8 +58,6 @@ _NOT_YET = {
 # A number as YAML 1.2 and mergekit's parameters read it; YAML 1.1 takes "1e-5" and "-.5" for text.
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.?(?:nan|inf|infinity)", re.IGNORECASE)
-
-FolderExists = Callable[[str], bool]
 
 
 def folder_is_here(reference: str) -> bool:
@@ -94,20 +93,12 @@ def parse_recipe(text: str, name: str = "recipe", *, folder_exists: FolderExists
     return _read(from_text(text, name), folder_exists)
 
 
-def model_reference(text: str, folder_exists: FolderExists) -> str | None:
-    """What is not supported about a model reference, or None when it can stand.
-
-    mergekit reads "path@revision+lora". A folder of exactly that name comes first: it is what is meant.
-    """
-    if folder_exists(text):
-        return None
-    if "+" in text:
-        return f"{brief(text)} adds a LoRA, which is not supported yet: merge it into the model first"
-    if "@" in text:
-        return (
-            f"{brief(text)} names a revision, which is not supported yet: "
-            "download that revision and give its folder (no folder of this very name is here)"
-        )
+def reference_problem(text: str, folder_exists: FolderExists) -> str | None:
+    """What is wrong with a model reference, or None when it can stand."""
+    try:
+        parse_reference(text, folder_exists)
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -271,33 +262,39 @@ class _Reader(Values):
         return self._optional_reference((*at, "model"), item.get("model")) or ""
 
     def _optional_reference(self, at: At, value: Any) -> str | None:
-        """A model as text, or in mergekit's mapping form: {model: {path, revision}, lora}."""
+        """A model as text, or in mergekit's mapping form: {model: {path, revision}, lora: {path, revision}}."""
         if not isinstance(value, dict):
             text = self.text(at, value)
-            fault = model_reference(text, self._folder_exists) if text else None
-            if fault:
-                self.findings.add(at, fault)
-            return text
+            return self._checked_reference(at, text) if text else text
         reference = self.mapping(at, cast(Any, value), ("model", "lora", "override_architecture"))
-        if reference.get("lora") is not None:
-            self.findings.add((*at, "lora"), "a LoRA is not supported yet: merge it into the model first")
         if reference.get("override_architecture") is not None:
             message = "is not supported: tensors are aligned by names and shapes, not by the architecture's name"
             self.findings.add((*at, "override_architecture"), message)
-        return self._model_path((*at, "model"), at, reference.get("model"))
+        if reference.get("model") is None:
+            self.missing(at, "model", "`model` is missing: give the model's folder or name")
+        model = self._model_path((*at, "model"), reference.get("model"))
+        lora = self._model_path((*at, "lora"), reference.get("lora"))
+        return self._checked_reference(at, f"{model}+{lora}") if model and lora else model
 
-    def _model_path(self, at: At, parent: At, value: Any) -> str | None:
-        if value is None:
-            self.missing(parent, "model", "`model` is missing: give the model's folder or name")
+    def _model_path(self, at: At, value: Any) -> str | None:
         if not isinstance(value, dict):
             return self._optional_reference(at, value)
-        path = self.mapping(at, cast(Any, value), ("path", "revision"))
-        if path.get("path") is None:
+        source = self.mapping(at, cast(Any, value), ("path", "revision"))
+        if source.get("path") is None:
             self.missing(at, "path", "`path` is missing: give the model's folder or name")
-        if path.get("revision") is not None:
-            message = "a revision is not supported yet: download that revision and give its folder"
-            self.findings.add((*at, "revision"), message)
-        return self.text((*at, "path"), path.get("path"))  # here "@" and "+" have no meaning of their own
+        path = self.text((*at, "path"), source.get("path"))
+        revision = self.text((*at, "revision"), source.get("revision"))
+        # Here "@" and "+" have no meaning of their own, and in the reference that this becomes they would.
+        if path and ("@" in path or "+" in path) and not self._folder_exists(path):
+            self.findings.add((*at, "path"), f"{brief(path)} is no folder, and no other model has such a name")
+            return None
+        return f"{path}@{revision}" if path and revision else path
+
+    def _checked_reference(self, at: At, text: str) -> str:
+        fault = reference_problem(text, self._folder_exists)
+        if fault:
+            self.findings.add(at, fault)
+        return text
 
     def _tensor_map(self, at: At, value: Any) -> dict[str, str | None]:
         return {

@@ -1,20 +1,27 @@
 """Which models and data a recipe may name on this server: those under named roots, and uploaded models.
 
-A reference is "ROOT/path/within", "path/within" when there is one root only, or "upload:SHA256". Nothing else can be
-opened, whatever the recipe says. Plain data, so that it travels to worker processes.
+A reference is "ROOT/path/within", "path/within" when there is one root only, or "upload:SHA256"; "MODEL+ADAPTER" joins
+two of them. Nothing else can be opened, whatever the recipe says. Plain data, so that it travels to worker processes.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from safegraft.checkpoint.adapter import AdapterFolder
 from safegraft.checkpoint.folder import FolderCheckpoint
+from safegraft.checkpoint.lora import add_adapter
 from safegraft.checkpoint.types import Checkpoint
 from safegraft.errors import CheckpointError, Problem, UsageError
-from safegraft.rpc.blobs import BlobStore
+from safegraft.recipe.reference import Source, parse_reference
+from safegraft.rpc.blobs import BlobStore, UploadedFolder
 
 UPLOAD_PREFIX = "upload:"
+Opened = TypeVar("Opened", bound=Checkpoint)
+# Path, name, sha256 by file, root.
+Opener = Callable[[Path, str, Mapping[str, str] | None, Path | None], Opened]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -58,10 +65,23 @@ class Models:
 
         Raises CheckpointError when the reference leads outside the roots, to nothing, or to no sound checkpoint.
         """
-        if reference.startswith(UPLOAD_PREFIX):
-            return self._open_upload(reference)
-        path, root = self._locate(reference, Path.is_dir)
-        return FolderCheckpoint(path, reference, root=root.path)
+        try:
+            parsed = parse_reference(reference, self.exists)
+        except ValueError as error:
+            raise self._refusal(reference, f"cannot be opened: {error}") from error
+        model = self._open(parsed.model, FolderCheckpoint)
+        lora = parsed.lora
+        return add_adapter(model, lambda: self._open(lora, AdapterFolder), reference) if lora else model
+
+    def _open(self, source: Source, kind: Opener[Opened]) -> Opened:
+        if source.revision is not None:
+            message = "names a revision, and this server opens folders only: name the folder of that revision"
+            raise CheckpointError(Problem(str(source), message))
+        if source.path.startswith(UPLOAD_PREFIX):
+            folder = self._uploaded(source.path)
+            return kind(folder.path, folder.name, folder.digests, None)
+        path, root = self._locate(source.path, Path.is_dir)
+        return kind(path, source.path, None, root.path)
 
     def find_data(self, reference: str) -> Path:
         """The file of a calibration set. Raises CheckpointError as `open` does."""
@@ -109,8 +129,12 @@ class Models:
             hint = f"name models as ROOT/PATH, with ROOT one of {', '.join(root.name for root in self.roots)}"
         return CheckpointError(Problem(reference, f"{what}; {hint}"))
 
-    def _open_upload(self, reference: str) -> Checkpoint:
+    def _uploaded(self, reference: str) -> UploadedFolder:
         if self.uploads is None:
             raise CheckpointError(Problem(reference, "this server takes no uploads"))
-        folder = self.uploads.assemble(reference.removeprefix(UPLOAD_PREFIX))
-        return FolderCheckpoint(folder.path, folder.name, digests=folder.digests)
+        return self.uploads.assemble(reference.removeprefix(UPLOAD_PREFIX))
+
+
+def uploads_in(reference: str) -> list[str]:
+    """The digests of the uploads that a reference names."""
+    return [part.removeprefix(UPLOAD_PREFIX) for part in reference.split("+") if part.startswith(UPLOAD_PREFIX)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -110,14 +111,19 @@ class Upload:
 
 
 def checkpoint_files(folder: Path) -> list[str]:
-    """The files that make up a checkpoint, and nothing else that lies beside them. Raises CheckpointError."""
+    """The files that make up a checkpoint or an adapter, and nothing else that lies beside them.
+
+    Raises CheckpointError.
+    """
+    from safegraft.checkpoint.adapter import AdapterFolder, is_adapter
     from safegraft.checkpoint.folder import FolderCheckpoint
     from safegraft.checkpoint.weights import INDEX_FILE, SINGLE_FILE
 
-    checkpoint = FolderCheckpoint(folder, folder.name)
+    kind = AdapterFolder if is_adapter(os.listdir(folder)) else FolderCheckpoint
+    checkpoint = kind(folder, folder.name)
     try:
         weights = {tensor.file for tensor in checkpoint.tensors.values()}
-        index = set[str]() if weights == {SINGLE_FILE} else {INDEX_FILE}
+        index = {INDEX_FILE} if kind is FolderCheckpoint and weights != {SINGLE_FILE} else set[str]()
         return sorted(weights | index | set(checkpoint.sidecars))
     finally:
         checkpoint.close()

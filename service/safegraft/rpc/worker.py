@@ -36,7 +36,7 @@ from safegraft.recipe import parse_recipe
 from safegraft.rpc import messages
 from safegraft.rpc.messages import Answer, Assignment, Cancel, Order, Took
 from safegraft.rpc.methods import catalogue
-from safegraft.rpc.models import UPLOAD_PREFIX, Models
+from safegraft.rpc.models import Models, uploads_in
 from safegraft.rpc.ring import SLOT_BYTES, SLOTS, Ring
 from safegraft.sources import with_sources
 
@@ -236,7 +236,7 @@ class _Work:
     def _describe(self, recipe: str, max_shard_size: int) -> messages.Planned:
         plan = self._plan(recipe, max_shard_size)
         try:
-            uploads = [name.removeprefix(UPLOAD_PREFIX) for name in plan.checkpoints if name.startswith(UPLOAD_PREFIX)]
+            uploads = [digest for reference in plan.checkpoints for digest in uploads_in(reference)]
             return messages.Planned(plan.to_dict(), tuple(uploads), _modified(plan))
         finally:
             plan.close()
