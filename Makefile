@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist worksteal -q
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check check-code check-types check-protos check-imports check-dockerfile format protos lock clean
+.PHONY: help demo test test-slow check check-code check-types check-protos check-imports check-dockerfile docs format protos lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -63,6 +63,9 @@ check-imports: $(READY)
 
 check-dockerfile: $(READY)
 	$(BIN)/hadolint Dockerfile
+
+docs: $(READY)  ## Rewrite docs/parameters.md from the methods' schemas
+	$(BIN)/python docs/generate.py
 
 format: $(READY)  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix
