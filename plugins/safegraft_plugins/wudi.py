@@ -1,0 +1,131 @@
+"""WUDI merging (Cheng et al., arXiv 2503.08099) in closed form (Wei et al., arXiv 2606.07289)."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from safegraft import hookimpl
+from safegraft.methods import MergeMethod
+from safegraft_plugins.matrixwise import Matrixwise, total
+
+if TYPE_CHECKING:
+    import torch
+
+
+class FlowParameters(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    t: float = Field(300.0, ge=0, allow_inf_nan=False, description="How long the flow runs; 0 gives its start.")
+    rank_ratio: float = Field(0.85, gt=0, le=1, description="Share of the input directions that the flow moves in.")
+
+
+class SwudiParameters(FlowParameters):
+    scale: float | None = Field(
+        None, alias="lambda", allow_inf_nan=False, description="Factor on the merged task vector; none is 1/models."
+    )
+
+
+class AswudiParameters(FlowParameters):
+    scale: float = Field(1.0, alias="lambda", allow_inf_nan=False, description="Factor on the merged task vector.")
+    rank_rule: Literal["ratio", "participation"] = Field(
+        "ratio", description="How many directions: by `rank_ratio`, or as many as each matrix's spectrum spreads over."
+    )
+
+
+class Swudi(Matrixwise):
+    """result = b + lambda t*: the gradient flow of WUDI's loss from the sum of the task vectors, after the time t.
+
+    The loss is 1/2 sum_i |(t* - t_i) t_i^T|^2 / |t_i|^2 in Frobenius norms: a task vector [out, in] stands for
+    the inputs that its linear layer was trained on. The loss's gradient is t* C - D, and so
+
+        C = sum_i t_i^T t_i / |t_i|^2 = V L V^T  [in, in]      D = sum_i t_i t_i^T t_i / |t_i|^2  [out, in]
+        t* = t_0 - t_0 V f V^T + D V (f / L) V^T               f = 1 - exp(-L t), 0 outside the K largest L
+
+    t_0 = sum_i t_i, and K = ceil(rank_ratio * in). As the trace of C is the number of models, t does not depend
+    on the size of the task vectors, and t* scales with them. Task vectors that are zero add nothing to C and D.
+
+    lambda: directions that the flow leaves alone hold the sum, so that t* is about N times a task vector where
+    models agree. The authors set lambda near 1/N for large models; that is the default here. (With their
+    vision models they use 1.) One model: b + lambda t_1, whatever t.
+
+    Time grows with the cube of min(in, N out).
+
+    Tensors other than matrices of linear layers: b + lambda t_0, the flow's start. The authors take the mean
+    instead of the sum there, which is the same at the default.
+    """
+
+    name = "swudi"
+    summary = "WUDI in closed form, from the sum of the task vectors."
+    reference = "https://arxiv.org/abs/2606.07289"
+    Parameters = SwudiParameters
+
+    def factor(self, parameters: SwudiParameters, count: int) -> float:
+        return 1 / count if parameters.scale is None else parameters.scale
+
+    def merge_elements(self, taus: "Sequence[torch.Tensor]", parameters: SwudiParameters) -> "torch.Tensor":
+        return total(taus)
+
+    def merge_matrices(self, taus: "Sequence[torch.Tensor]", parameters: SwudiParameters) -> "torch.Tensor":
+        start = total([tau.double() for tau in taus])
+        return flow(taus, start, parameters)
+
+
+class Aswudi(Matrixwise):
+    """result = b + lambda t*: as `swudi`, but from the mean of the task vectors, t_0 = 1/N sum_i t_i.
+
+    What the flow leaves alone is the mean here, so lambda is 1 by default; equal models give their own task
+    vector. Tensors other than matrices of linear layers: b + lambda t_0.
+
+    The authors' A stands for an adaptive rank: K is found for each matrix. Here that is the choice
+    `rank_rule: participation`, K = ceil((sum_j sqrt L_j)^2 / sum_j L_j), their default rule, which leaves
+    `rank_ratio` without effect. They use it with f = 1, which a large t comes close to, and start from the sum.
+    """
+
+    name = "aswudi"
+    summary = "WUDI in closed form, from the mean of the task vectors."
+    reference = "https://arxiv.org/abs/2606.07289"
+    Parameters = AswudiParameters
+
+    def merge_matrices(self, taus: "Sequence[torch.Tensor]", parameters: AswudiParameters) -> "torch.Tensor":
+        start = total([tau.double() for tau in taus]).div_(len(taus))
+        return flow(taus, start, parameters)
+
+
+def flow(
+    taus: "Sequence[torch.Tensor]", start: "torch.Tensor", parameters: SwudiParameters | AswudiParameters
+) -> "torch.Tensor":
+    """t* from t_0, in float64."""
+    import torch
+
+    from safegraft_plugins.spectrum import norm, thin_svd
+
+    if len(taus) == 1:
+        return start  # t_0 solves C t = D already
+    # C = A^T A, where the unit task vectors lie below each other in A. V and L come from A's singular values:
+    # where A has fewer rows than columns, that is the smaller problem.
+    sizes = [norm(tau) for tau in taus]
+    units = [tau.double() / size for tau, size in zip(taus, sizes, strict=True) if size]
+    if not units:
+        return start
+    parts = thin_svd(torch.cat(units))
+    kept = parts.first(moved(parts.s, start.shape[1], parameters))
+    filtered = -torch.expm1(-kept.s.square() * parameters.t)
+    # D V = sum_i t_i A_i^T A_i V, and A_i V are the rows of U S that belong to model i.
+    blocks = (kept.u * kept.s).reshape(len(units), start.shape[0], -1)
+    sizes = [size for size in sizes if size]
+    pulled = total([size * (unit @ (unit.mT @ block)) for size, unit, block in zip(sizes, units, blocks, strict=True)])
+    return start.add_((pulled * (filtered / kept.s.square()) - (start @ kept.vh.mT) * filtered) @ kept.vh)
+
+
+def moved(singular: "torch.Tensor", inputs: int, parameters: SwudiParameters | AswudiParameters) -> int:
+    """K, from A's singular values: the roots of L."""
+    if isinstance(parameters, AswudiParameters) and parameters.rank_rule == "participation":
+        return math.ceil(round(float(singular.sum().square() / singular.square().sum()), 6))
+    return max(1, math.ceil(round(parameters.rank_ratio * inputs, 6)))  # 0.55 * 100 is 55.00000000000001
+
+
+@hookimpl
+def merge_methods() -> list[type[MergeMethod]]:
+    return [Swudi, Aswudi]
