@@ -17,15 +17,7 @@ def estimate(
     """Add up the tasks."""
     read = sum(checkpoints[one.model].tensors[one.tensor].nbytes for task in tasks for one in task.contributions)
     written = sum(task.nbytes for task in tasks)
-    # A method that may not be cut holds every contribution and its result at once.
-    whole = max(
-        (
-            task.elements * task.compute_dtype.itemsize * (len(task.contributions) + 2)
-            for task in tasks
-            if task.method is not None and methods[task.method].granularity is Granularity.TENSOR
-        ),
-        default=0,
-    )
+    whole = max((_whole(task, methods[task.method]) for task in tasks if task.method is not None), default=0)
     turned = sum(KEPT_BYTES for one in checkpoints.values() if isinstance(one, ComposedCheckpoint))
     return Cost(
         bytes_read=read,
@@ -34,3 +26,12 @@ def estimate(
         merged_elements=sum(task.elements for task in tasks if task.action == "merge"),
         seconds=(read + written) / NOMINAL_SPEED,
     )
+
+
+def _whole(task: TensorTask, method: MergeMethod) -> int:
+    """Bytes for a tensor that may not be cut: every contribution, the result, and what the method needs beside them."""
+    if method.granularity is not Granularity.TENSOR:
+        return 0
+    shape, itemsize = task.rows.shared_shape if task.rows else task.shape, task.compute_dtype.itemsize
+    held = task.elements * itemsize * (len(task.contributions) + 2)
+    return held + method.scratch(shape, len(task.inputs), itemsize)

@@ -165,6 +165,13 @@ class MergeMethod(ABC):
         the first byte. None when not needed."""
         return None
 
+    def scratch(self, shape: tuple[int, ...], inputs: int, itemsize: int) -> int:
+        """How many bytes `merge` takes beside its arguments and its result, at most, for a cut of this shape.
+
+        For a plan's estimate of memory. `inputs`: with those that have a role. `itemsize`: of an element, in bytes.
+        """
+        return 0
+
     @abstractmethod
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         """Merge one cut."""
