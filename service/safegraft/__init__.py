@@ -13,6 +13,7 @@ recipe/      what was asked for
 methods/     what a merge plugin implements; finding plugins
 checkpoint/  reading checkpoints
 engine/      align, plan, execute
+adapter/     making adapters: extracting and merging them
 hub/         the model card
 rpc/         the gRPC service and its client
 cli/         the command line

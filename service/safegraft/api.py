@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from safegraft.engine.plan import MAX_SHARD_SIZE, make_plan
 from safegraft.engine.task import Plan
-from safegraft.local import find_data, open_model
+from safegraft.errors import UsageError
+from safegraft.local import find_data, is_adapter_here, open_adapter, open_model
 from safegraft.methods.registry import Registry
 from safegraft.recipe.model import Recipe
 from safegraft.sources import with_sources
@@ -47,6 +48,12 @@ def plan(recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE) -> Plan:
     )
 
 
+def is_adapter_recipe(recipe: Recipe) -> bool:
+    """Whether every model of a recipe is an adapter on its own: then the result is one too."""
+    named = [*(entry.model for entry in recipe.models), recipe.base_model, recipe.host_model]
+    return all(is_adapter_here(one) for one in named if one is not None)
+
+
 def merge(
     recipe: RecipeLike,
     *,
@@ -55,10 +62,14 @@ def merge(
     threads: int | None = None,
     progress: "Callable[[Progress], None] | None" = None,
     cancelled: Callable[[], bool] | None = None,
+    rank: int | None = None,
 ) -> "MergeResult":
     """Merge into the folder `out`, which appears when it is complete. A rerun continues.
 
+    A recipe of adapters alone gives an adapter.
+
     Args:
+        rank: of a merged adapter, the most that a module gets. Default: what the inputs have together.
         threads: compute threads; default: the cores this process may use. Changes no byte.
         progress: called after every block.
         cancelled: asked after every block; once true, MergeCancelledError is raised.
@@ -66,9 +77,29 @@ def merge(
     Raises RecipeError, InputError, OutputError, PluginError, MergeCancelledError.
     """
     from safegraft.engine.execute import never
-    from safegraft.engine.folder import write_folder
+    from safegraft.engine.folder import Progress, write_folder
 
-    planned = plan(recipe, max_shard_size=max_shard_size)
+    asked = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    if is_adapter_recipe(asked):
+        from safegraft.adapter.merge import merge_adapters
+
+        def show(done: int, total: int, tensor: str) -> None:
+            if progress is not None:
+                progress(Progress(tensor, done, total, 0, 0))
+
+        return merge_adapters(
+            asked,
+            open_adapter,
+            registry(),
+            Path(out),
+            rank=rank,
+            threads=threads,
+            progress=show,
+            cancelled=cancelled or never,
+        ).result
+    if rank is not None:
+        raise UsageError("a rank is for recipes whose models are all adapters")
+    planned = plan(asked, max_shard_size=max_shard_size)
     try:
         return write_folder(planned, Path(out), threads=threads, progress=progress, cancelled=cancelled or never)
     finally:

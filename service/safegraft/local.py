@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from safegraft.checkpoint.adapter import AdapterFolder
+from safegraft.checkpoint.adapter import AdapterFolder, is_adapter
 from safegraft.checkpoint.folder import FolderCheckpoint
 from safegraft.checkpoint.hub_cache import DEFAULT_REVISION, HUB_NAME, snapshot
 from safegraft.checkpoint.lora import add_adapter
@@ -40,6 +40,16 @@ def open_adapter(reference: str) -> AdapterFolder:
     if parsed.lora is not None:
         raise CheckpointError(Problem(reference, "is a model with an adapter; an adapter alone is needed here"))
     return _open(parsed.model, AdapterFolder)
+
+
+def is_adapter_here(reference: str) -> bool:
+    """Whether a reference names an adapter and no model."""
+    try:
+        parsed = parse_reference(reference, exists)
+        path = _locate(parsed.model)
+        return parsed.lora is None and path.is_dir() and is_adapter(os.listdir(path))
+    except (ValueError, CheckpointError, OSError):  # whoever opens it says what is wrong
+        return False
 
 
 def exists(path: str) -> bool:

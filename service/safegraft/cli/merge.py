@@ -15,6 +15,7 @@ from safegraft.cli.upload import Uploads, upload_models
 from safegraft.errors import UsageError
 
 if TYPE_CHECKING:
+    from safegraft.recipe import Recipe
     from safegraft.rpc.client import Client
 
 
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 )
 @max_shard_size_option
 @click.option(
+    "--rank",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="When all models are adapters: the most that a module's rank may be. Default: all their ranks together.",
+)
+@click.option(
     "--upload",
     is_flag=True,
     help="With --server: send the local folders that the recipe names to the server first.",
@@ -46,6 +53,7 @@ def merge(
     out: Path,
     threads: int | None,
     max_shard_size: int,
+    rank: int | None,
     upload: bool,
     as_json: bool,
     server: str | None,
@@ -68,17 +76,25 @@ def merge(
     if server is None:
         if upload or token_file:
             raise UsageError(f"{'--upload' if upload else '--token-file'} is for a server: add --server HOST:PORT")
-        outcome = _merge_here(recipe, out, threads, max_shard_size)
+        outcome = _merge_here(recipe, out, threads, max_shard_size, rank)
     else:
+        if rank:
+            raise UsageError("--rank is for adapters, which are merged here: leave --server away")
         with connect(server, token_file, ca) as client:
             outcome = _merge_there(client, recipe, out, threads, max_shard_size, upload)
     outcome.show(as_json)
 
 
-def _merge_here(recipe: Path, out: Path, threads: int | None, max_shard_size: int) -> Outcome:
+def _merge_here(path: Path, out: Path, threads: int | None, max_shard_size: int, rank: int | None) -> Outcome:
     import safegraft
+    from safegraft.api import is_adapter_recipe
     from safegraft.engine.folder import write_folder
 
+    recipe = safegraft.Recipe.load(path)
+    if is_adapter_recipe(recipe):
+        return _merge_adapters(recipe, out, threads, rank)
+    if rank:
+        raise UsageError("--rank is for recipes whose models are all adapters")
     planned = safegraft.plan(recipe, max_shard_size=max_shard_size)
     try:
         for warning in planned.warnings:
@@ -99,6 +115,29 @@ def _merge_here(recipe: Path, out: Path, threads: int | None, max_shard_size: in
     return Outcome(
         result.out, result.digest, files, result.bytes_written, result.seconds, result.resumed, planned.warnings
     )
+
+
+def _merge_adapters(recipe: "Recipe", out: Path, threads: int | None, rank: int | None) -> Outcome:
+    from safegraft.adapter.merge import merge_adapters
+    from safegraft.api import registry
+    from safegraft.local import open_adapter
+
+    with interruptible() as interrupt, meter("merging") as show:
+        merged = merge_adapters(
+            recipe,
+            open_adapter,
+            registry(),
+            out,
+            rank=rank,
+            threads=threads,
+            progress=show,
+            cancelled=interrupt.requested,
+        )
+    for text in merged.notes:
+        note(f"warning: {text}")
+    result = merged.result
+    files = {name: (file.size, file.sha256) for name, file in result.files.items()}
+    return Outcome(result.out, result.digest, files, result.bytes_written, result.seconds, result.resumed, merged.notes)
 
 
 def _merge_there(

@@ -21,6 +21,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "merge": Entry("safegraft.cli.merge", "merge", "Merge models into a folder, here or on a server."),
     "plan": Entry("safegraft.cli.plan", "plan", "Show what a merge would do, without reading weights."),
+    "extract-lora": Entry("safegraft.cli.extract_lora", "extract_lora", "Make an adapter of two models' difference."),
     "methods": Entry("safegraft.cli.catalog", "methods", "List the merge methods and their parameters."),
     "plugins": Entry("safegraft.cli.catalog", "plugins", "List the plugins, broken ones with the reason."),
     "serve": Entry("safegraft.cli.serve", "serve", "Run a merge server."),
