@@ -13,6 +13,7 @@ import torch
 from mergekit.merge_methods import InputContract, ParameterScope, get, registered_methods
 from pydantic import ValidationError
 
+import safegraft
 from safegraft.methods import Context, Input, MergeMethod, Registry
 from safegraft.testing import check_method
 from safegraft_plugins.mergekit import merge_methods
@@ -260,6 +261,16 @@ def test_it_is_quiet(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixt
         for row in METHODS:
             merge_row(row.name, base, tensors)
     assert (caplog.records, raised, capfd.readouterr()) == ([], [], ("", ""))
+
+
+def test_an_llm_into_an_lvlm(models: Any) -> None:
+    """mergekit cannot do it; its function for one tensor can. Rows of tokens that only the LVLM has stay its own."""
+    with (
+        safegraft.open(models.linear()) as ours,
+        safegraft.open(models.linear(merge_method="mergekit:linear")) as theirs,
+    ):
+        assert {task.method for task in theirs.plan.tensors} == {"mergekit:linear", None}
+        assert all(torch.equal(tensor, theirs.tensors[name]) for name, tensor in ours.tensors.items())
 
 
 # -- random numbers -------------------------------------------------------------------------------

@@ -403,6 +403,32 @@ def test_other_draws_are_not_explained_away(bench: Bench, dtype: str, changes: d
     assert not same_distribution(pair)
 
 
+@pytest.mark.parametrize("key", [key for key, recipe in RECIPES.items() if recipe["merge_method"] == "task_arithmetic"])
+def test_task_arithmetic_in_bfloat16_moves_nearly_as_far(bench: Bench, key: str) -> None:
+    """mergekit's roundings are small beside the distance from the base too, and never help."""
+    pair = Pair(bench, key, "bfloat16", "task_arithmetic")
+    rounding = ROUNDING["bfloat16"]
+    for name, task in pair.tasks.items():
+        inputs, base = pair.sources[name]
+        assert base is not None
+        weights = [one.parameters.weight for one in task.inputs]
+        factor = task.parameters.scale / (sum(weights) if task.parameters.normalize else 1)
+        deltas = [factor * weight * (one - base) for weight, one in zip(weights, inputs, strict=True)]
+        exact, moved = base + sum(deltas), sum(delta.abs() for delta in deltas)
+        ours, theirs = ((one[name].double() - exact).abs() for one in (pair.ours, pair.theirs))
+        assert bool((ours <= rounding * exact.abs() + 1e-6 * moved).all()), name
+        assert bool((theirs <= rounding * (exact.abs() + 8 * moved)).all()), name
+        assert float(ours.mean()) <= float(theirs.mean()), name
+
+
+@pytest.mark.parametrize("key", [key for key, recipe in RECIPES.items() if recipe["merge_method"] == "slerp"])
+def test_slerp_in_bfloat16_hardly_differs(bench: Bench, key: str) -> None:
+    """Both compute in float32, mergekit with an angle that is wrong in the last bits; the rounding hides it."""
+    pair = Pair(bench, key, "bfloat16", "slerp")
+    different = sum(int((pair.ours[name] != pair.theirs[name]).sum()) for name in NAMES)
+    assert different / sum(one.numel() for one in pair.ours.values()) < 1e-4
+
+
 def test_every_method_of_mergekit_is_there() -> None:
     assert {recipe["merge_method"] for recipe in RECIPES.values()} == {row.name for row in METHODS}
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from safegraft.checkpoint.types import Checkpoint
 from safegraft.engine.staging import FileDigest
 from safegraft.engine.task import Contribution, PlannedFile, StatisticKey, TensorTask
+from safegraft.methods.contract import MergeMethod
 from safegraft.methods.registry import Registry
 from safegraft.recipe.canonical_form import canonical
 from safegraft.recipe.model import Recipe
@@ -59,12 +60,14 @@ def _steps(sources: Sequence[str]) -> list[str]:
     return own if not added else [*own[:-1], "+".join((way[-1:] or ["model"])[0] for way in ways)]
 
 
-def versions_of(methods: Iterable[str], modifiers: Iterable[str], registry: Registry) -> dict[str, str]:
+def versions_of(methods: Mapping[str, MergeMethod], modifiers: Iterable[str], registry: Registry) -> dict[str, str]:
     """Everything whose version may change a bit of the result: the engine, torch, the plugins in use."""
     versions = {"safegraft": version("safegraft"), "torch": version("torch").partition("+")[0]}
     plugins = [registry.plugin_of(one) for one in methods] + [registry.modifiers.plugin_of(one) for one in modifiers]
     for plugin in plugins:
         versions[plugin.distribution] = plugin.version
+    for method in methods.values():
+        versions.update((package, version(package)) for package in method.packages)
     return dict(sorted(versions.items()))
 
 

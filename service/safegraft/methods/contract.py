@@ -147,6 +147,7 @@ class MergeMethod(ABC):
     granularity: ClassVar[Granularity]
     Parameters: ClassVar[type[BaseModel]] = NoParameters  # shared by all inputs
     InputParameters: ClassVar[type[BaseModel]] = NoParameters  # one set an input
+    packages: ClassVar[tuple[str, ...]] = ()  # whose version may change a bit of the result, beside torch and its own
 
     def check(self, inputs: Sequence[Any], parameters: Any) -> Iterator[str]:
         """Yield what is wrong with parameters that are each valid alone (weights that sum to zero).
