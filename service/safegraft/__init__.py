@@ -12,6 +12,7 @@ errors.py    the error tree
 recipe/      what was asked for
 methods/     what a merge plugin implements; finding plugins
 checkpoint/  reading checkpoints
+calibration/ what models do at work on data, for methods that ask
 engine/      align, plan, execute
 adapter/     making adapters: extracting and merging them
 hub/         the model card
