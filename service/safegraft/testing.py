@@ -278,7 +278,7 @@ def _statistics(method: MergeMethod, shape: tuple[int, ...], number: int) -> dic
         Statistic.LAYER_COSINES: torch.rand(1, 2, generator=generator),
     }
     if len(shape) == 2:
-        made[Statistic.INPUT_NORM] = torch.linalg.vector_norm(samples, dim=0)
+        made[Statistic.INPUT_NORM] = samples.square().sum(dim=0).sqrt()
         made[Statistic.INPUT_GRAM] = samples.T @ samples / len(samples)
     return {one.name: made[one.statistic] for one in method.requires.calibration if one.statistic in made}
 

@@ -30,6 +30,8 @@ PREFERENCE_SETTINGS: Mapping[str, float] = {"rate": 1e-3, "beta": 0.1, "temperat
 # with theirs.
 PREFERENCE_BYTES = 36
 
+WORTH_A_NOTE = 100e6  # bytes
+
 _WITH_LOGITS = re.compile(r"\w+LMHeadModel|\w+(?<!Model)")
 _KINDS: Mapping[Statistic, tuple[frozenset[str], ...]] = {
     **dict.fromkeys(
@@ -83,15 +85,17 @@ def problems(request: Request) -> list[str]:
 
 
 def notes(request: Request) -> list[str]:
-    """What the request costs, where that is more than one would think."""
+    """What the request costs, where that is more than one would think and not next to nothing."""
     elements = sum(request.checkpoint.tensors[name].elements for name in request.tensors)
     if request.statistic is Statistic.PREFERENCE_MASK:
-        cost = f"{PREFERENCE_BYTES * elements / 1e9:,.1f} GB"
-        return [f"preference_mask keeps {request.checkpoint.name} and its reference whole in memory: about {cost}"]
+        size = PREFERENCE_BYTES * elements
+        what = f"preference_mask keeps {request.checkpoint.name} and its reference whole in memory: about"
+        return [f"{what} {size / 1e9:,.1f} GB"] if size > WORTH_A_NOTE else []
     if request.statistic is Statistic.INPUT_GRAM:
         shapes = [request.checkpoint.tensors[name].shape for name in request.tensors]
         size = sum(4 * shape[1] ** 2 for shape in shapes if len(shape) == 2)
-        return [f"input_gram of {request.checkpoint.name} takes up to {size / 1e9:,.1f} GB in the cache"]
+        what = f"input_gram of {request.checkpoint.name} takes up to {size / 1e9:,.1f} GB in the cache"
+        return [what] if size > WORTH_A_NOTE else []
     return []
 
 

@@ -5,16 +5,19 @@ layers.py      the layers of one stack laid on those of another
 align.py       for every host tensor, which tensor each input contributes
 experts.py     experts that one model stores one by one and the other stacked
 composed.py    a checkpoint some of whose tensors are put together from others
+substituted.py a checkpoint with some of another's tensors
 rows.py        for vocabulary tensors, which rows
 parameters.py  what a method's parameters accept, in words
 settings.py    parameters resolved for one tensor: precedence, filters, gradients
 task.py        Plan, TensorTask, PlannedFile: what is to be computed
 tasks.py       one task for each tensor of the host
+statistics.py  what must be known of models at work
 plan.py        recipe -> Plan, every problem at once, before a weight is read
 identity.py    public names, the plan's digest, the manifest
 layout.py      output shards: names, headers, offsets
 cost.py        what a plan will cost
 kernel.py      one cut of one tensor: read, cast, check, merge, check, cast
+preparation.py what methods must know before their first cut: statistics, surveys
 once.py        values computed once by whoever asks first
 execute.py     a plan's virtual files: any byte range, several threads, bounded memory
 staging.py     a folder that appears only when complete

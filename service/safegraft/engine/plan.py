@@ -92,7 +92,7 @@ class _Planner:
         alignments = self._align(host_model)
         self._stop_on_problems(AlignmentError)
         tasks = self._tasks(host_model, alignments)
-        statistics = requests(tasks, self.recipe, self.methods, self.checkpoints, data)
+        statistics = requests(tasks, self.methods, self.checkpoints, data)
         self.input_problems += data.problems
         self.warnings += data.notes
         self._stop_on_problems(AlignmentError)

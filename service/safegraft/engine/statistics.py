@@ -4,14 +4,16 @@ How a statistic is gathered is the business of safegraft.calibration.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safegraft.checkpoint.types import Checkpoint
+from safegraft.engine.substituted import Substituted
 from safegraft.engine.task import Contribution, StatisticKey, TensorTask
 from safegraft.errors import InputError, Problem
 from safegraft.methods.contract import Calibration, MergeMethod, Statistic
-from safegraft.recipe.model import CalibrationSet, Recipe
+from safegraft.recipe.model import At, CalibrationSet, Recipe
 
 if TYPE_CHECKING:
     from safegraft.calibration import DataSet, Request
@@ -25,7 +27,7 @@ class CalibrationData:
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self._find = find_data
-        self._opened: dict[CalibrationSet, DataSet | None] = {}
+        self._opened: dict[At, DataSet | None] = {}  # by the place in the recipe
 
     def missing(self, methods: Mapping[str, MergeMethod]) -> list[Problem]:
         """Sets that a method needs and a model has not been given."""
@@ -54,9 +56,9 @@ class CalibrationData:
         return next((one for one in (*own, *self.recipe.calibration) if one.name == name), None)
 
     def _open(self, spec: CalibrationSet) -> "DataSet | None":
-        if spec not in self._opened:
-            self._opened[spec] = self._read(spec)
-        return self._opened[spec]
+        if spec.at not in self._opened:
+            self._opened[spec.at] = self._read(spec)
+        return self._opened[spec.at]
 
     def _read(self, spec: CalibrationSet) -> "DataSet | None":
         from safegraft.calibration import open_data
@@ -73,29 +75,34 @@ class CalibrationData:
         return data
 
 
+@dataclass
+class _Wanted:
+    """A statistic, the tensors it is wanted of, and which of the aligned model's stand for them in a reference."""
+
+    calibration: Calibration
+    model: str
+    tensors: list[str] = field(default_factory=list[str])
+    aligned: dict[str, Contribution] = field(default_factory=dict[str, Contribution])
+
+
 def requests(
     tasks: Sequence[TensorTask],
-    recipe: Recipe,
     methods: Mapping[str, MergeMethod],
     checkpoints: Mapping[str, Checkpoint],
     data: CalibrationData,
 ) -> "dict[StatisticKey, Request]":
-    """What to gather, by method, statistic and input. Problems are left in `data`."""
-    wanted: dict[StatisticKey, list[str]] = {}
-    whose: dict[StatisticKey, tuple[Calibration, str]] = {}
+    """What to gather, by method, statistic and input. Problems and notes are left in `data`."""
+    wanted: dict[StatisticKey, _Wanted] = {}
     for task in tasks:
-        method = methods[task.method] if task.method is not None else None
-        for one, calibration, shown in _uses(task, method):
-            key = (method.name if method else "", calibration.name, one.model)
-            wanted.setdefault(key, []).append(shown.tensor)
-            whose[key] = (calibration, shown.model)
-    found: dict[StatisticKey, Request] = {}
-    for key, tensors in wanted.items():
-        calibration, model = whose[key]
-        request = _request(key, calibration, checkpoints, model, tensors, recipe, methods[key[0]], data)
-        if request is not None:
-            found[key] = request
-    return found
+        if task.method is None:
+            continue
+        for key, calibration, shown, aligned in _uses(task, methods[task.method]):
+            one = wanted.setdefault(key, _Wanted(calibration, shown.model))
+            one.tensors.append(shown.tensor)
+            if aligned is not None:
+                one.aligned[shown.tensor] = aligned
+    found = {key: _request(key, one, checkpoints, data) for key, one in wanted.items()}
+    return {key: request for key, request in found.items() if request is not None}
 
 
 def shown_model(task: TensorTask, method: MergeMethod, calibration: Calibration, number: int) -> int:
@@ -104,39 +111,44 @@ def shown_model(task: TensorTask, method: MergeMethod, calibration: Calibration,
         return number
     if calibration.model == "base":
         return len(task.contributions) - 1
-    first_role = len(task.inputs) - len(method.requires.roles)
-    return first_role + method.requires.roles.index(calibration.model)
+    return _first_role(task, method) + method.requires.roles.index(calibration.model)
 
 
-def _uses(task: TensorTask, method: MergeMethod | None) -> Iterator[tuple[Contribution, Calibration, Contribution]]:
-    """(an input, a statistic it needs, the contribution that the statistic is of)."""
-    if method is None:
-        return
-    for number, one in enumerate(task.inputs[: len(task.inputs) - len(method.requires.roles)]):
+def _first_role(task: TensorTask, method: MergeMethod) -> int:
+    return len(task.inputs) - len(method.requires.roles)
+
+
+def _uses(
+    task: TensorTask, method: MergeMethod
+) -> Iterator[tuple[StatisticKey, Calibration, Contribution, Contribution | None]]:
+    """For each statistic of each input: the contribution it is of, and the aligned model's, if there is one."""
+    roles = dict(zip(method.requires.roles, task.inputs[_first_role(task, method) :], strict=True))
+    for number, one in enumerate(task.inputs[: _first_role(task, method)]):
         for calibration in method.requires.calibration:
-            yield one, calibration, task.contributions[shown_model(task, method, calibration, number)]
+            shown = task.contributions[shown_model(task, method, calibration, number)]
+            yield (method.name, calibration.name, one.model), calibration, shown, roles.get("aligned")
 
 
 def _request(
-    key: StatisticKey,
-    calibration: Calibration,
-    checkpoints: Mapping[str, Checkpoint],
-    model: str,
-    tensors: Sequence[str],
-    recipe: Recipe,
-    method: MergeMethod,
-    data: CalibrationData,
+    key: StatisticKey, wanted: _Wanted, checkpoints: Mapping[str, Checkpoint], data: CalibrationData
 ) -> "Request | None":
-    from safegraft.calibration import Request, problems
+    from safegraft.calibration import Request, notes, problems
 
-    sets = data.sets(key[2], calibration.data)
+    method, _, model = key
+    sets = data.sets(model, wanted.calibration.data)
     if sets is None:
         return None
-    reference: Checkpoint | None = None
-    if calibration.statistic is Statistic.PREFERENCE_MASK:
-        aligned = next(entry.model for entry in recipe.models if entry.role == "aligned")
-        reference = checkpoints[aligned]
-    request = Request(calibration.statistic, checkpoints[model], sets, reference, tuple(dict.fromkeys(tensors)))
+    checkpoint, statistic = checkpoints[wanted.model], wanted.calibration.statistic
+    tensors, reference = wanted.tensors, None
+    if statistic is Statistic.PREFERENCE_MASK and wanted.aligned:
+        # The aligned model may be an LLM and this one an LVLM: then it stands in where they share a tensor.
+        reference = Substituted(
+            checkpoint, {name: (checkpoints[one.model], one.tensor) for name, one in wanted.aligned.items()}
+        )
+        tensors = [name for name in tensors if name in reference.substitutes]
+    request = Request(statistic, checkpoint, sets, reference, tuple(dict.fromkeys(tensors)))
     faults = problems(request)
-    data.problems += [Problem(model, f"{method.name} needs its {calibration.statistic}: {fault}") for fault in faults]
+    data.problems += [Problem(wanted.model, f"{method} needs its {statistic}: {fault}") for fault in faults]
+    if not faults:
+        data.notes += notes(request)
     return None if faults else request
