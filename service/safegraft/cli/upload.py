@@ -71,7 +71,7 @@ def upload_models(client: "Client", recipe: "Recipe") -> "tuple[Uploads, Recipe]
 
 def _names(recipe: "Recipe") -> list[str]:
     """Every model that the recipe names, once."""
-    named = [*(entry.model for entry in recipe.models), recipe.base_model, recipe.host_model]
+    named = [*recipe.inputs(), *recipe.bases(), recipe.host_model]
     return list(dict.fromkeys(name for name in named if name is not None))
 
 

@@ -10,7 +10,9 @@ from safegraft.checkpoint.dtypes import FLOAT_NAMES, DType
 from safegraft.checkpoint.types import Checkpoint, TensorInfo
 from safegraft.engine.align import Alignment
 from safegraft.engine.anatomy import depth_of, stacks_of, vocabulary_tensors
+from safegraft.engine.assembly import Assembly
 from safegraft.engine.rows import RowLayout, RowMap, pair_by_position, pair_by_token
+from safegraft.engine.sections import Section
 from safegraft.engine.settings import resolve
 from safegraft.engine.task import Contribution, TensorTask
 from safegraft.errors import PluginError, Problem, RecipeError
@@ -39,8 +41,10 @@ class TaskBuilder:
         checkpoints: Mapping[str, Checkpoint],
         alignments: Mapping[str, Alignment],
         methods: Mapping[str, MergeMethod],
+        assembly: Assembly,
     ) -> None:
         self.recipe = recipe
+        self.assembly = assembly
         self.host_model = host_model
         self.host = checkpoints[host_model]
         self.checkpoints = checkpoints
@@ -63,31 +67,36 @@ class TaskBuilder:
         """The task for one tensor of the host."""
         override = self._override(host_tensor.name)
         method = self.methods[(override.method if override else None) or self.recipe.merge_method]
-        inputs, base = self._candidates(host_tensor, method)
-        reason = self._reason_to_copy(host_tensor, method, inputs, base)
+        section = self.assembly.section_of(host_tensor.name)
+        if section is None:
+            return self._copy(host_tensor, "the recipe names no module that it is part of")
+        inputs, base = self._candidates(host_tensor, method, section)
+        reason = self._reason_to_copy(host_tensor, method, inputs, base, section)
         if reason is None and self._is_vocabulary(host_tensor, inputs, base):
             rows = self._rows(host_tensor, [*inputs, *([base] if base else [])])
             if rows is None or rows.shared_rows == 0:
                 reason = "no row is shared by all models" if rows is not None else "rows could not be paired"
             elif not rows.is_identity:
-                return self._merge(host_tensor, method, override, inputs, base, rows)
+                return self._merge(host_tensor, method, override, inputs, base, rows, section)
         if reason is not None:
             return self._copy(host_tensor, reason)
-        return self._merge(host_tensor, method, override, inputs, base, None)
+        return self._merge(host_tensor, method, override, inputs, base, None, section)
 
     # -- who contributes ------------------------------------------------------------------------
 
     def _override(self, name: str) -> Override | None:
         return next((one for one in self.recipe.overrides if fnmatch.fnmatchcase(name, one.tensors)), None)
 
-    def _candidates(self, host_tensor: TensorInfo, method: MergeMethod) -> tuple[list[_Candidate], _Candidate | None]:
+    def _candidates(
+        self, host_tensor: TensorInfo, method: MergeMethod, section: Section
+    ) -> tuple[list[_Candidate], _Candidate | None]:
         """Inputs in recipe order, and the base where the method sets it apart."""
-        models = [entry.model for entry in self.recipe.models]
-        base_model = self.recipe.base_model
+        models = list(section.models)
+        base_model = section.base_model
         apart = base_model is not None and method.requires.base in ("required", "optional")
         if apart:
             models = [model for model in models if model != base_model]
-        elif base_model is not None and base_model not in models:
+        elif base_model is not None and base_model not in models and not section.is_slice:
             models.append(base_model)  # as mergekit does: an input like any other, at the end
         found = {model: self._counterpart(model, host_tensor) for model in {*models, *filter(None, [base_model])}}
         inputs = [_Candidate(model, tensor) for model in models if (tensor := found[model]) is not None]
@@ -101,10 +110,15 @@ class TaskBuilder:
         return None if name is None else self.checkpoints[model].tensors[name]
 
     def _reason_to_copy(
-        self, host_tensor: TensorInfo, method: MergeMethod, inputs: list[_Candidate], base: _Candidate | None
+        self,
+        host_tensor: TensorInfo,
+        method: MergeMethod,
+        inputs: list[_Candidate],
+        base: _Candidate | None,
+        section: Section,
     ) -> str | None:
         """Why the host's tensor is kept as it is; None when there is something to merge."""
-        models = {entry.model for entry in self.recipe.models} | ({self.recipe.base_model} - {None})
+        models = {*section.models} | (set[str]() if section.is_slice else {section.base_model} - {None})
         having = {one.model for one in inputs} | ({base.model} if base else set[str]())
         if not host_tensor.dtype.is_float:
             return f"{host_tensor.dtype} values are not weights"
@@ -113,7 +127,7 @@ class TaskBuilder:
         if having <= {self.host_model} and len(models | {self.host_model}) > 1:
             return "only the host has it"
         if method.requires.base == "required" and base is None:
-            return f"the base {self.recipe.base_model} has no such tensor"
+            return f"the base {section.base_model} has no such tensor"
         if len(inputs) < method.requires.min_inputs:
             return f"{method.name} needs {method.requires.min_inputs} inputs and only {len(inputs)} have it"
         if self.recipe.embeddings == "host" and self._is_vocabulary(host_tensor, inputs, base):
@@ -188,20 +202,23 @@ class TaskBuilder:
         inputs: list[_Candidate],
         base: _Candidate | None,
         rows: RowLayout | None,
+        section: Section,
     ) -> TensorTask:
+        depth = self.assembly.depth_of(host_tensor.name)
         try:
             resolved = resolve(
                 self.recipe,
                 method,
                 override,
                 host_tensor.name,
-                [(one.model, one.tensor.name) for one in inputs],
-                depth_of(host_tensor.name, self._stacks),
+                [(one.model, self.assembly.own_name(one.model, one.tensor.name)) for one in inputs],
+                depth_of(host_tensor.name, self._stacks) if depth is None else depth,
+                section,
             )
         except RecipeError as error:
             self._note_problems(error.problems)
             return self._copy(host_tensor, "its parameters are wrong")  # never executed: the problems end the plan
-        self._check(method, resolved.inputs, resolved.parameters)
+        self._check(method, resolved.inputs, resolved.parameters, section)
         everyone = [*inputs, *([base] if base else [])]
         return TensorTask(
             name=host_tensor.name,
@@ -218,7 +235,7 @@ class TaskBuilder:
             rows=rows,
             compute_dtype=self._compute_dtype(everyone),
             seed=tensor_seed(self.recipe.seed, host_tensor.name),
-            note=self._note(everyone, rows),
+            note=self._note(everyone, rows, section),
         )
 
     def _compute_dtype(self, everyone: list[_Candidate]) -> DType:
@@ -226,16 +243,16 @@ class TaskBuilder:
             return DType.F64 if self.recipe.dtype == "float64" else DType.F32
         return DType.F64 if any(one.tensor.dtype is DType.F64 for one in everyone) else DType.F32
 
-    def _note(self, everyone: list[_Candidate], rows: RowLayout | None) -> str:
+    def _note(self, everyone: list[_Candidate], rows: RowLayout | None, section: Section) -> str:
         notes: list[str] = []
-        missing = [entry.model for entry in self.recipe.models if entry.model not in {one.model for one in everyone}]
+        missing = [model for model in section.models if model not in {one.model for one in everyone}]
         if missing:
             notes.append(f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no such tensor")
         if rows is not None:
             notes.append(f"{rows.shared_rows} of {rows.shape[0]} rows are shared; the rest are the host's")
         return "; ".join(notes)
 
-    def _check(self, method: MergeMethod, inputs: tuple[Any, ...], parameters: Any) -> None:
+    def _check(self, method: MergeMethod, inputs: tuple[Any, ...], parameters: Any, section: Section) -> None:
         key = (method.name, tuple(one.model_dump_json() for one in inputs), parameters.model_dump_json())
         if key in self._checked:
             return
@@ -244,7 +261,8 @@ class TaskBuilder:
             found = [str(text) for text in method.check(inputs, parameters)]
         except Exception as error:  # a plugin may raise anything; it is named
             raise PluginError(f"method {method.name} failed in check(): {type(error).__name__}: {error}") from error
-        self._note_problems([Problem(self.recipe.where("models"), text) for text in found])
+        where = self.recipe.where(*(section.at or ("models",)))
+        self._note_problems([Problem(where, text) for text in found])
 
     def _note_problems(self, problems: Sequence[Problem]) -> None:
         self.recipe_problems += [problem for problem in problems if problem not in self.recipe_problems]

@@ -3,6 +3,7 @@
 model.py           Recipe and its parts: data only
 document.py        YAML text to plain data with line numbers, within bounds
 values.py          typed access to plain data
+slices.py          `slices` and `modules`: results put together from layers and parts
 read.py            plain data to a Recipe: keys, types, references
 canonical_form.py  a recipe as JSON: the form that digests and manifests hold
 
@@ -11,17 +12,31 @@ and whether a folder of a model's name exists.
 """
 
 from safegraft.recipe.canonical_form import canonical
-from safegraft.recipe.model import Condition, ModelEntry, Override, Recipe, Scalar, Setting, Settings
+from safegraft.recipe.model import (
+    Condition,
+    ModelEntry,
+    Module,
+    OutputSlice,
+    Override,
+    Recipe,
+    Scalar,
+    Setting,
+    Settings,
+    SliceSource,
+)
 from safegraft.recipe.read import parse_recipe, read_recipe
 
 __all__ = [
     "Condition",
     "ModelEntry",
+    "Module",
+    "OutputSlice",
     "Override",
     "Recipe",
     "Scalar",
     "Setting",
     "Settings",
+    "SliceSource",
     "canonical",
     "parse_recipe",
     "read_recipe",

@@ -7,7 +7,7 @@ itself a recipe, so the manifest of a result can be merged again.
 from collections.abc import Mapping
 from typing import Any
 
-from safegraft.recipe.model import Condition, Recipe, Scalar, Setting, Settings
+from safegraft.recipe.model import Condition, ModelEntry, Module, OutputSlice, Recipe, Scalar, Setting, Settings
 
 _EXACT = 2**53  # below it a float with no fraction is one integer
 
@@ -18,20 +18,11 @@ def canonical(recipe: Recipe, rename: Mapping[str, str]) -> dict[str, Any]:
     rename: model reference -> public name, for every model the recipe names. Two models must not share
     a name, or the result no longer says which is which.
     """
-    return {
+    form: dict[str, Any] = {
         "merge_method": recipe.merge_method,
         "base_model": None if recipe.base_model is None else rename[recipe.base_model],
         "host_model": None if recipe.host_model is None else rename[recipe.host_model],
-        "models": [
-            {
-                "model": rename[entry.model],
-                "parameters": _settings(entry.parameters),
-                "tensor_map": dict(
-                    sorted(entry.tensor_map.items())
-                ),  # its order means nothing: the longest prefix wins
-            }
-            for entry in recipe.models
-        ],
+        "models": [_model(entry, rename) for entry in recipe.models],
         "parameters": _settings(recipe.parameters),
         "dtype": recipe.dtype,
         "out_dtype": recipe.out_dtype,
@@ -51,6 +42,44 @@ def canonical(recipe: Recipe, rename: Mapping[str, str]) -> dict[str, Any]:
             for override in recipe.overrides
         ],
     }
+    # Keys that most recipes do not have are left out, so that theirs stay as they were before there were such keys.
+    if recipe.slices:
+        form["slices"] = [_slice(one, rename) for one in recipe.slices]
+    if recipe.modules:
+        form["modules"] = {one.name: _module(one, rename) for one in recipe.modules}
+    return form
+
+
+def _model(entry: ModelEntry, rename: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "model": rename[entry.model],
+        "parameters": _settings(entry.parameters),
+        "tensor_map": dict(sorted(entry.tensor_map.items())),  # its order means nothing: the longest prefix wins
+    }
+
+
+def _slice(one: OutputSlice, rename: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "sources": [
+            {
+                "model": rename[source.model],
+                "layer_range": [source.first, source.stop],
+                "parameters": _settings(source.parameters),
+            }
+            for source in one.sources
+        ],
+        "base_model": None if one.base_model is None else rename[one.base_model],
+        "parameters": _settings(one.parameters),
+    }
+
+
+def _module(one: Module, rename: Mapping[str, str]) -> dict[str, Any]:
+    made_of = (
+        {"models": [_model(entry, rename) for entry in one.models]}
+        if one.models
+        else {"slices": [_slice(part, rename) for part in one.slices]}
+    )
+    return {**made_of, "parameters": _settings(one.parameters)}
 
 
 def _settings(settings: Settings) -> dict[str, Any]:

@@ -82,6 +82,47 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceSource:
+    """Layers [first, stop) of a model, and its settings there."""
+
+    model: str
+    first: int
+    stop: int
+    parameters: Settings
+    at: At
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSlice:
+    """The next layers of the result: the sources' layers merged with each other, first with first and so on."""
+
+    sources: tuple[SliceSource, ...]
+    base_model: str | None  # before the recipe's
+    parameters: Settings
+    at: At
+
+    @property
+    def count(self) -> int:
+        """Layers of the result."""
+        return self.sources[0].count
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A part of the host model by name, such as "text_decoder": made of whole models, or of slices."""
+
+    name: str
+    models: tuple[ModelEntry, ...]
+    slices: tuple[OutputSlice, ...]
+    parameters: Settings
+    at: At
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """See `safegraft.recipe.read` for how to get one, and docs/recipe.md for what each key means.
 
@@ -101,6 +142,8 @@ class Recipe:
     overrides: tuple[Override, ...] = ()
     modifiers: tuple[ModifierEntry, ...] = ()
     calibration: tuple[CalibrationSet, ...] = ()
+    slices: tuple[OutputSlice, ...] = ()  # instead of `models`, as `modules` is
+    modules: tuple[Module, ...] = ()
     text: str = field(default="", compare=False)  # the YAML it was read from, or a mapping written as YAML
     name: str = field(default="recipe", compare=False)  # of the file, for messages
     lines: Mapping[At, int] = field(default_factory=dict[At, int], compare=False)
@@ -111,6 +154,24 @@ class Recipe:
         from safegraft.recipe.read import read_recipe  # read.py builds recipes, so it imports this module
 
         return read_recipe(source)
+
+    def all_slices(self) -> tuple[OutputSlice, ...]:
+        """The recipe's slices, and those of its modules."""
+        return (*self.slices, *(one for module in self.modules for one in module.slices))
+
+    def all_entries(self) -> tuple[ModelEntry, ...]:
+        """The recipe's models, and those of its modules; without the sources of slices."""
+        return (*self.models, *(entry for module in self.modules for entry in module.models))
+
+    def inputs(self) -> tuple[str, ...]:
+        """Every model that is merged, whether under `models`, `slices` or `modules`, once."""
+        sources = (source.model for one in self.all_slices() for source in one.sources)
+        return tuple(dict.fromkeys((*(entry.model for entry in self.all_entries()), *sources)))
+
+    def bases(self) -> tuple[str, ...]:
+        """Every base model, the recipe's and those of single slices, once."""
+        named = (self.base_model, *(one.base_model for one in self.all_slices()))
+        return tuple(dict.fromkeys(one for one in named if one is not None))
 
     def where(self, *at: str | int) -> str:
         """The place of a key, as a message shows it: "recipe.yml:7: models[0].parameters.weight"."""

@@ -8,12 +8,14 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from safegraft.errors import Problem, RecipeError
 from safegraft.recipe.document import MAX_CHARACTERS, Document, brief, from_mapping, from_text
 from safegraft.recipe.model import At, Condition, ModelEntry, Override, Recipe, Scalar, Setting, Settings
+from safegraft.recipe.slices import Pieces, read_modules, read_slices
 from safegraft.recipe.values import Values, closest, shown
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -32,11 +34,11 @@ _KEYS = (
     "seed",
     "on_nan",
     "overrides",
+    "slices",
+    "modules",
 )
 # mergekit's keys that are understood and refused: what to do instead.
 _NOT_YET = {
-    "slices": "name whole models under `models`, and use `overrides` for settings by layer",
-    "modules": "name whole models under `models`; a vision-language model's parts are aligned by themselves",
     "tokenizer": "the host model's tokenizer comes along, and shared rows are aligned by token (see `embeddings`)",
     "tokenizer_source": "the host model's tokenizer comes along, and shared rows are aligned by token "
     "(see `embeddings`)",
@@ -135,7 +137,12 @@ class _Reader(Values):
         if self._document.data is None:
             self.findings.add((), "is empty: a recipe names `models` and a `merge_method`")
         top = self.mapping((), self._document.data, _KEYS, _NOT_YET)
-        models = self._models(("models",), top.get("models"), instead=_NOT_YET.keys() & top.keys())
+        self._check_one_of(top)
+        pieces = Pieces(self._required_reference, self._optional_reference, self._settings, self._whole_models)
+        slices = read_slices(self, pieces, ("slices",), top.get("slices"))
+        modules = read_modules(self, pieces, ("modules",), top.get("modules"))
+        instead = [key for key in ("slices", "modules") if top.get(key) is not None]
+        models = self._models(("models",), top.get("models"), instead)
         base_model = self._optional_reference(("base_model",), top.get("base_model"))
         recipe = Recipe(
             models=models,
@@ -153,13 +160,24 @@ class _Reader(Values):
             on_nan=cast(
                 Literal["error", "host"], self.choice(("on_nan",), top.get("on_nan"), ("error", "host")) or "error"
             ),
-            overrides=self._overrides(top.get("overrides"), [entry.model for entry in models], base_model),
+            slices=slices,
+            modules=modules,
             text=self._document.text,
             name=self.findings.name,
             lines=self.findings.lines,
         )
+        known = [*recipe.inputs(), *recipe.bases()]
+        recipe = replace(recipe, overrides=self._overrides(top.get("overrides"), known))
         self.findings.raise_any()
         return recipe
+
+    def _check_one_of(self, top: Mapping[str, Any]) -> None:
+        """Exactly one of the ways to name what is merged, as in mergekit; none is told elsewhere."""
+        first, *others = [key for key in ("models", "slices", "modules") if top.get(key) not in (None, [])] or [
+            "models"
+        ]
+        for key in others:
+            self.findings.add((key,), f"stands beside `{first}`: a recipe has one of `models`, `slices` and `modules`")
 
     def _method(self, value: Any) -> str:
         if value is None and isinstance(self._document.data, dict):
@@ -179,6 +197,9 @@ class _Reader(Values):
         self._refuse_repeats([(entry.model, (*entry.at, "model")) for entry in entries])
         return tuple(entries)
 
+    def _whole_models(self, at: At, value: Any) -> tuple[ModelEntry, ...]:
+        return self._models(at, value, ())
+
     def _model(self, at: At, value: Any) -> ModelEntry:
         if isinstance(value, str):
             self.findings.add(at, f"write it as `model: {brief(value)[1:-1]}`")
@@ -191,9 +212,8 @@ class _Reader(Values):
             at=at,
         )
 
-    def _overrides(self, value: Any, models: Sequence[str], base_model: str | None) -> tuple[Override, ...]:
+    def _overrides(self, value: Any, known: Sequence[str]) -> tuple[Override, ...]:
         at: At = ("overrides",)
-        known = [*models, base_model] if base_model is not None else list(models)
         return tuple(self._override((*at, index), item, known) for index, item in enumerate(self.items(at, value)))
 
     def _override(self, at: At, value: Any, known: Sequence[str]) -> Override:
