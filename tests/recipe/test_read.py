@@ -353,9 +353,6 @@ class TestPlaces:
         ("base_model: {modle: x}", "base_model.modle: unknown key; did you mean 'model'?"),
         ("base_model: x+y", "base_model: 'x+y' adds a LoRA, which is not supported yet"),
         ("host_model: x@y", "host_model: 'x@y' names a revision, which is not supported yet"),
-        ("tokenizer: {source: union}", "tokenizer: not supported yet: the host model's tokenizer comes along"),
-        ("tokenizer_source: union", "tokenizer_source: not supported yet"),
-        ("chat_template: auto", "chat_template: not supported yet: the host model's chat template comes along"),
     ],
 )
 def test_one_wrong_line(line: str, message: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from safegraft.checkpoint.types import Checkpoint
 from safegraft.engine.composed import KEPT_BYTES, ComposedCheckpoint
 from safegraft.engine.task import Cost, TensorTask
+from safegraft.engine.virtual import stored
 from safegraft.methods.contract import Granularity, MergeMethod
 
 PROCESS = 280 << 20  # bytes: an interpreter with torch, and the scratch memory of a few threads
@@ -26,7 +27,7 @@ def estimate(
         ),
         default=0,
     )
-    turned = sum(KEPT_BYTES for one in checkpoints.values() if isinstance(one, ComposedCheckpoint))
+    turned = sum(KEPT_BYTES for one in checkpoints.values() if isinstance(stored(one), ComposedCheckpoint))
     return Cost(
         bytes_read=read,
         bytes_written=written,

@@ -13,7 +13,9 @@ from safegraft.checkpoint.weights import natural_order
 from safegraft.engine.align import Alignment, align
 from safegraft.engine.anatomy import is_multimodal
 from safegraft.engine.assembly import Assembly
+from safegraft.engine.chat_template import chosen_template, template_warnings, with_template
 from safegraft.engine.cost import estimate
+from safegraft.engine.embeddings import Embeddings
 from safegraft.engine.experts import fuse_experts
 from safegraft.engine.identity import manifest, plan_digest, public_names, versions_of
 from safegraft.engine.layout import weight_files
@@ -22,6 +24,7 @@ from safegraft.engine.settings import check_names, check_values, idle_settings, 
 from safegraft.engine.staging import FileDigest
 from safegraft.engine.task import Plan, PlannedFile, TensorTask
 from safegraft.engine.tasks import TaskBuilder
+from safegraft.engine.tokenizer import build_vocabulary
 from safegraft.errors import AlignmentError, InputError, Problem, RecipeError, UsageError
 from safegraft.methods.contract import MergeMethod
 from safegraft.methods.registry import Registry
@@ -82,6 +85,7 @@ class _Planner:
         assembly = self._put_together(host_model)
         alignments = self._align(host_model, assembly)
         self._stop_on_problems(AlignmentError)
+        alignments = self._give_vocabulary(host_model, alignments, assembly)
         tasks = self._tasks(host_model, alignments, assembly)
         self._stop_on_problems(AlignmentError)
         return self._assemble(host_model, tasks, max_shard_size, card)
@@ -142,8 +146,9 @@ class _Planner:
     # -- the inputs -----------------------------------------------------------------------------
 
     def _references(self) -> list[str]:
-        host = [self.recipe.host_model] if self.recipe.host_model else []
-        return list(dict.fromkeys([*self.recipe.inputs(), *self.recipe.bases(), *host]))
+        tokenizer = self.recipe.tokenizer.model if self.recipe.tokenizer else None
+        others = [one for one in (self.recipe.host_model, tokenizer) if one is not None]
+        return list(dict.fromkeys([*self.recipe.inputs(), *self.recipe.bases(), *others]))
 
     def _open(self, open_model: OpenModel) -> None:
         for reference in self._references():
@@ -160,9 +165,10 @@ class _Planner:
     def _choose_host(self) -> str:
         if self.recipe.host_model is not None:
             return self.recipe.host_model
-        multimodal = [one for one in self._references() if is_multimodal(self.checkpoints[one].config)]
+        merged = list(dict.fromkeys([*self.recipe.inputs(), *self.recipe.bases()]))
+        multimodal = [one for one in merged if is_multimodal(self.checkpoints[one].config)]
         base = self.recipe.base_model
-        candidates = multimodal or self._references()
+        candidates = multimodal or merged
         host = base if base in candidates else candidates[0]
         if len(multimodal) > 1:
             self.warnings.append(
@@ -208,6 +214,22 @@ class _Planner:
             self.warnings += [*experts.notes, *found.notes]
         return alignments
 
+    def _give_vocabulary(
+        self, host_model: str, alignments: dict[str, Alignment], assembly: Assembly
+    ) -> Mapping[str, Alignment]:
+        """The vocabulary that the recipe asks for, for all models alike; without one, all keep their own."""
+        choice = self.recipe.tokenizer
+        if choice is None:
+            return alignments
+        vocabulary = build_vocabulary(self.recipe, choice, host_model, self.checkpoints)
+        given = Embeddings(self.recipe, host_model, self.checkpoints, alignments, assembly, vocabulary)
+        self.recipe_problems += given.recipe_problems
+        self.input_problems += given.input_problems
+        self.warnings += given.warnings
+        self._stop_on_problems(AlignmentError)
+        self.checkpoints.update(given.checkpoints)
+        return given.alignments
+
     def _tensor_maps(self) -> dict[str, Mapping[str, str | None]]:
         """Each model's own; modules that list a model twice give it one map, or none."""
         maps: dict[str, Mapping[str, str | None]] = {}
@@ -242,7 +264,10 @@ class _Planner:
         dtype = self.recipe.out_dtype or self.recipe.dtype
         self.warnings += sidecar_warnings(host)
         files = weight_files(tasks, max_shard_size)
-        for name, content in sorted(output_sidecars(host, FLOAT_NAMES[dtype] if dtype else None).items()):
+        sidecars = output_sidecars(host, FLOAT_NAMES[dtype] if dtype else None)
+        template = chosen_template(self.recipe, self.checkpoints)
+        self.warnings += template_warnings(self.recipe, host, template)
+        for name, content in sorted((with_template(sidecars, template) if template else sidecars).items()):
             files.append(PlannedFile(name, len(content), "sidecar", content=content))
         names = public_names({reference: self.checkpoints[reference].name for reference in self._references()})
         versions = versions_of(self.methods, self.registry)

@@ -15,6 +15,7 @@ from safegraft.engine.rows import RowLayout, RowMap, pair_by_position, pair_by_t
 from safegraft.engine.sections import Section
 from safegraft.engine.settings import resolve
 from safegraft.engine.task import Contribution, TensorTask
+from safegraft.engine.vocabulary import VocabularyCheckpoint
 from safegraft.errors import PluginError, Problem, RecipeError
 from safegraft.methods.contract import MergeMethod
 from safegraft.recipe.model import Override, Recipe
@@ -182,7 +183,11 @@ class TaskBuilder:
 
     def _out_dtype(self, host_tensor: TensorInfo) -> DType:
         asked = self.recipe.out_dtype or self.recipe.dtype
-        return FLOAT_NAMES[asked] if asked and host_tensor.dtype.is_float else host_tensor.dtype
+        if asked and host_tensor.dtype.is_float:
+            return FLOAT_NAMES[asked]
+        if isinstance(self.host, VocabularyCheckpoint):  # whose rows may be wider than what the host has stored
+            return self.host.stored_dtype(host_tensor.name)
+        return host_tensor.dtype
 
     def _copy(self, host_tensor: TensorInfo, reason: str) -> TensorTask:
         return TensorTask(

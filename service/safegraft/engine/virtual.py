@@ -30,3 +30,10 @@ class VirtualCheckpoint(Checkpoint):
 
     def close(self) -> None:
         self.stored.close()
+
+
+def stored(checkpoint: Checkpoint) -> Checkpoint:
+    """What a checkpoint shows in the end."""
+    while isinstance(checkpoint, VirtualCheckpoint):
+        checkpoint = checkpoint.stored
+    return checkpoint

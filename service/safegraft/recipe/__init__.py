@@ -4,6 +4,7 @@ model.py           Recipe and its parts: data only
 document.py        YAML text to plain data with line numbers, within bounds
 values.py          typed access to plain data
 slices.py          `slices` and `modules`: results put together from layers and parts
+tokenizer.py       `tokenizer` and `chat_template`
 read.py            plain data to a Recipe: keys, types, references
 canonical_form.py  a recipe as JSON: the form that digests and manifests hold
 
@@ -23,6 +24,8 @@ from safegraft.recipe.model import (
     Setting,
     Settings,
     SliceSource,
+    TokenEmbedding,
+    TokenizerChoice,
 )
 from safegraft.recipe.read import parse_recipe, read_recipe
 
@@ -37,6 +40,8 @@ __all__ = [
     "Setting",
     "Settings",
     "SliceSource",
+    "TokenEmbedding",
+    "TokenizerChoice",
     "canonical",
     "parse_recipe",
     "read_recipe",

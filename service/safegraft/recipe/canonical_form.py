@@ -7,7 +7,18 @@ itself a recipe, so the manifest of a result can be merged again.
 from collections.abc import Mapping
 from typing import Any
 
-from safegraft.recipe.model import Condition, ModelEntry, Module, OutputSlice, Recipe, Scalar, Setting, Settings
+from safegraft.recipe.model import (
+    Condition,
+    ModelEntry,
+    Module,
+    OutputSlice,
+    Recipe,
+    Scalar,
+    Setting,
+    Settings,
+    TokenEmbedding,
+    TokenizerChoice,
+)
 
 _EXACT = 2**53  # below it a float with no fraction is one integer
 
@@ -47,7 +58,28 @@ def canonical(recipe: Recipe, rename: Mapping[str, str]) -> dict[str, Any]:
         form["slices"] = [_slice(one, rename) for one in recipe.slices]
     if recipe.modules:
         form["modules"] = {one.name: _module(one, rename) for one in recipe.modules}
+    if recipe.tokenizer:
+        form["tokenizer"] = _tokenizer(recipe.tokenizer, rename)
+    if recipe.chat_template is not None:
+        form["chat_template"] = recipe.chat_template
     return form
+
+
+def _tokenizer(choice: TokenizerChoice, rename: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "source": choice.source if choice.model is None else rename[choice.model],
+        "tokens": {one.token: {"source": _row(one, rename), "force": one.force} for one in choice.tokens},
+        "pad_to_multiple_of": choice.pad_to_multiple_of,
+    }
+
+
+def _row(one: TokenEmbedding, rename: Mapping[str, str]) -> Any:
+    if one.zero:
+        return {"kind": "zero"}
+    if one.model is None or (one.other is None and one.row is None):
+        return None if one.model is None else rename[one.model]
+    named = {"token": one.other} if one.other is not None else {"token_id": one.row}
+    return {"kind": "model_token", "model": rename[one.model], **named}
 
 
 def _model(entry: ModelEntry, rename: Mapping[str, str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Nothing here is checked against merge methods or models: that is the planner's w
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,6 +123,49 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenEmbedding:
+    """Which row a token has in models that have none of their own; with `force`, in all.
+
+    The row of `model`: of the same token, of the token `other`, or number `row`. Or a row of zeros. Or, where
+    nothing is given, what the rule for all tokens says.
+    """
+
+    token: str
+    at: At
+    model: str | None = None
+    other: str | None = None
+    row: int | None = None
+    zero: bool = False
+    force: bool = False
+
+    @property
+    def says(self) -> bool:
+        """Whether it names a row."""
+        return self.zero or self.model is not None
+
+    def of(
+        self, *, model: str | None = None, other: str | None = None, row: int | None = None, zero: bool = False
+    ) -> "TokenEmbedding":
+        """The same token with a row from there."""
+        return replace(self, model=model, other=other, row=row, zero=zero)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerChoice:
+    """The result's vocabulary: "union" of all models', "base" model's, or that of the model `source`."""
+
+    source: str
+    tokens: tuple[TokenEmbedding, ...]
+    pad_to_multiple_of: int | None  # rows of the vocabulary tensors
+    at: At
+
+    @property
+    def model(self) -> str | None:
+        """The source where it is a model."""
+        return None if self.source in ("union", "base") else self.source
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """See `safegraft.recipe.read` for how to get one, and docs/recipe.md for what each key means.
 
@@ -144,6 +187,8 @@ class Recipe:
     calibration: tuple[CalibrationSet, ...] = ()
     slices: tuple[OutputSlice, ...] = ()  # instead of `models`, as `modules` is
     modules: tuple[Module, ...] = ()
+    tokenizer: TokenizerChoice | None = None
+    chat_template: str | None = None  # "auto", the name of a known one, or Jinja; default: the host's
     text: str = field(default="", compare=False)  # the YAML it was read from, or a mapping written as YAML
     name: str = field(default="recipe", compare=False)  # of the file, for messages
     lines: Mapping[At, int] = field(default_factory=dict[At, int], compare=False)

@@ -16,6 +16,7 @@ from safegraft.errors import Problem, RecipeError
 from safegraft.recipe.document import MAX_CHARACTERS, Document, brief, from_mapping, from_text
 from safegraft.recipe.model import At, Condition, ModelEntry, Override, Recipe, Scalar, Setting, Settings
 from safegraft.recipe.slices import Pieces, read_modules, read_slices
+from safegraft.recipe.tokenizer import read_chat_template, read_tokenizer
 from safegraft.recipe.values import Values, closest, shown
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -36,14 +37,10 @@ _KEYS = (
     "overrides",
     "slices",
     "modules",
+    "tokenizer",
+    "tokenizer_source",
+    "chat_template",
 )
-# mergekit's keys that are understood and refused: what to do instead.
-_NOT_YET = {
-    "tokenizer": "the host model's tokenizer comes along, and shared rows are aligned by token (see `embeddings`)",
-    "tokenizer_source": "the host model's tokenizer comes along, and shared rows are aligned by token "
-    "(see `embeddings`)",
-    "chat_template": "the host model's chat template comes along",
-}
 # A number as YAML 1.2 and mergekit's parameters read it; YAML 1.1 takes "1e-5" and "-.5" for text.
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.?(?:nan|inf|infinity)", re.IGNORECASE)
@@ -136,7 +133,7 @@ class _Reader(Values):
     def recipe(self) -> Recipe:
         if self._document.data is None:
             self.findings.add((), "is empty: a recipe names `models` and a `merge_method`")
-        top = self.mapping((), self._document.data, _KEYS, _NOT_YET)
+        top = self.mapping((), self._document.data, _KEYS)
         self._check_one_of(top)
         pieces = Pieces(self._required_reference, self._optional_reference, self._settings, self._whole_models)
         slices = read_slices(self, pieces, ("slices",), top.get("slices"))
@@ -162,10 +159,15 @@ class _Reader(Values):
             ),
             slices=slices,
             modules=modules,
+            tokenizer=read_tokenizer(self, self._optional_reference, top.get("tokenizer_source"), top.get("tokenizer")),
+            chat_template=read_chat_template(self, top.get("chat_template")),
             text=self._document.text,
             name=self.findings.name,
             lines=self.findings.lines,
         )
+        if recipe.tokenizer and recipe.embeddings == "host":
+            message = "keeps the host's vocabulary, and `tokenizer` gives the result another one; choose one of them"
+            self.findings.add(("embeddings",), message)
         known = [*recipe.inputs(), *recipe.bases()]
         recipe = replace(recipe, overrides=self._overrides(top.get("overrides"), known))
         self.findings.raise_any()

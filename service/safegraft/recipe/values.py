@@ -44,6 +44,15 @@ class Values:
             self.findings.add(at, "is empty")
         return value
 
+    def whole(self, at: At, value: Any, default: int, least: int, most: int) -> int:
+        """A whole number within bounds; the default when nothing is given."""
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self.findings.add(at, f"expected a whole number from {least} to {most}, got {shown(value)}")
+            return default
+        return value
+
     def items(self, at: At, value: Any) -> list[Any]:
         """A list; an empty one when nothing is given."""
         if value is None:
