@@ -50,8 +50,7 @@ def plan(recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE) -> Plan:
 
 def is_adapter_recipe(recipe: Recipe) -> bool:
     """Whether every model of a recipe is an adapter on its own: then the result is one too."""
-    named = [*(entry.model for entry in recipe.models), recipe.base_model, recipe.host_model]
-    return all(is_adapter_here(one) for one in named if one is not None)
+    return all(is_adapter_here(one) for one in recipe.references())
 
 
 def merge(

@@ -15,7 +15,7 @@ EXAMPLES = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_every_example_is_a_recipe(example: str) -> None:
-    assert parse_recipe(example).models
+    assert parse_recipe(example).inputs()
 
 
 def test_every_key_is_there() -> None:

@@ -353,11 +353,6 @@ class TestPlaces:
         ("base_model: x+y+z", "base_model: 'x+y+z' names several adapters; one can be added"),
         ("base_model: x+", "base_model: 'x+' lacks a folder or a name"),
         ("host_model: x@", "host_model: 'x@' lacks a revision after its `@`"),
-        ("slices: [{sources: []}]", "slices: not supported yet: name whole models under `models`"),
-        ("modules: {a: b}", "modules: not supported yet"),
-        ("tokenizer: {source: union}", "tokenizer: not supported yet: the host model's tokenizer comes along"),
-        ("tokenizer_source: union", "tokenizer_source: not supported yet"),
-        ("chat_template: auto", "chat_template: not supported yet: the host model's chat template comes along"),
     ],
 )
 def test_one_wrong_line(line: str, message: str) -> None:
@@ -380,7 +375,7 @@ def test_one_wrong_line(line: str, message: str) -> None:
         ("merge_method: linear\nmodels:\n-", "r.yml:3: models[0]: expected a mapping of keys to values, got nothing"),
         ("merge_method: linear\nmodels:\n- model:", "r.yml:3: models[0]: `model` is missing"),
         ("models: [{model: A}]", "r.yml:1: `merge_method` is missing"),
-        ("merge_method: linear\nslices: [1]", "r.yml:2: slices: not supported yet"),
+        ("merge_method: linear\nslices: [1]", "r.yml:2: slices[0]: expected a mapping of keys to values"),
         ("a: [\n  1", "r.yml:2:4: not valid YAML: while parsing a flow sequence: expected ',' or ']'"),
         ("a: 1\n\tb: 2", "r.yml:2:1: not valid YAML"),
         ("a: *x", "r.yml:1:4: not valid YAML: found undefined alias"),

@@ -49,12 +49,6 @@ class AdapterMerge:
     notes: tuple[str, ...]
 
 
-def references_of(recipe: Recipe) -> list[str]:
-    """Every model that a recipe names, once."""
-    optional = [one for one in (recipe.base_model, recipe.host_model) if one is not None]
-    return list(dict.fromkeys([*(entry.model for entry in recipe.models), *optional]))
-
-
 def merge_adapters(
     recipe: Recipe,
     open_adapter: Callable[[str], AdapterFolder],
@@ -78,7 +72,7 @@ def merge_adapters(
     began = time.monotonic()
     with ExitStack() as opened:
         adapters: dict[str, AdapterFolder] = {}
-        for reference in references_of(recipe):
+        for reference in recipe.references():
             adapters[reference] = open_adapter(reference)
             opened.callback(adapters[reference].close)
         merger = _Merger(recipe, adapters, registry, rank)

@@ -70,7 +70,7 @@ def strip_auto_map(name: str, content: bytes, checkpoint_name: str = "") -> byte
     owners = list(_auto_maps(config))
     for owner in owners:
         del owner["auto_map"]
-    return _dump(config, content) if owners else content
+    return dump_like(config, content) if owners else content
 
 
 def sidecar_warnings(checkpoint: Checkpoint) -> list[str]:
@@ -127,10 +127,10 @@ def _with_dtype(content: bytes, dtype: DType, where: str) -> bytes:
             if key in place and place[key] != name:
                 place[key] = name
                 changed = True
-    return _dump(config, content) if changed else content
+    return dump_like(config, content) if changed else content
 
 
-def _dump(value: Any, original: bytes) -> bytes:
+def dump_like(value: Any, original: bytes) -> bytes:
     """As transformers writes configs: 2 spaces, keys in the order they had, ASCII where the file was ASCII."""
     # A lone surrogate, which UTF-8 cannot hold, can only have come from an escape.
     escape = original.isascii() or b"\\u" in original

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from safegraft.rpc.client import Client
 
 # The keys under which a recipe names a model; {model: {path: ...}} is mergekit's long form.
-_NAMING_KEYS = ("model", "lora", "path", "base_model", "host_model")
+_NAMING_KEYS = ("model", "lora", "path", "base_model", "host_model", "tokenizer_source", "source")
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")  # an anchor or a tag before a value
 
 
@@ -74,7 +74,8 @@ def upload_models(client: "Client", recipe: "Recipe") -> "tuple[Uploads, Recipe]
 
 def _names(recipe: "Recipe") -> list[str]:
     """Every model that the recipe names, once."""
-    named = [*(entry.model for entry in recipe.models), recipe.base_model, recipe.host_model]
+    tokenizer = recipe.tokenizer.model if recipe.tokenizer else None
+    named = [*recipe.inputs(), *recipe.bases(), recipe.host_model, tokenizer]
     return list(dict.fromkeys(name for name in named if name is not None))
 
 

@@ -1,11 +1,21 @@
 """From a recipe and headers to merged bytes: align -> plan -> execute.
 
 anatomy.py     what a checkpoint consists of: stacks of layers, the language model, vocabulary tensors
+modules.py     which part of a model a tensor belongs to, by mergekit's names
 layers.py      the layers of one stack laid on those of another
 align.py       for every host tensor, which tensor each input contributes
 experts.py     experts that one model stores one by one and the other stacked
 composed.py    a checkpoint some of whose tensors are put together from others
 substituted.py a checkpoint with some of another's tensors
+virtual.py     a checkpoint that shows another one differently
+slices.py      a checkpoint with the layers of another one in a new order
+sections.py    models that a recipe merges with each other under the same settings
+assembly.py    which section makes which tensor of the result, from which layers
+tokenizer.py   the result's tokenizer: one model's, or the union of all models'
+embeddings.py  which row of each vocabulary tensor is whose
+vocabulary.py  a checkpoint whose vocabulary tensors have such rows
+token_ids.py   tokens that configs name by their row
+chat_template.py  the chat template, written where transformers reads it
 rows.py        for vocabulary tensors, which rows
 parameters.py  what a method's parameters accept, in words
 settings.py    parameters resolved for one tensor: precedence, filters, gradients

@@ -10,7 +10,7 @@ Works on names, shapes and configs alone. Rows of vocabulary tensors are `rows.p
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from safegraft.checkpoint.types import Checkpoint, TensorInfo
@@ -24,6 +24,7 @@ from safegraft.engine.anatomy import (
     vocabulary_tensors,
 )
 from safegraft.engine.layers import Pairing, pair_layers
+from safegraft.engine.modules import comes_after_layers
 
 BUFFERS = ("inv_freq",)  # recomputed from the config when a model is built; never merged
 
@@ -42,25 +43,46 @@ class Alignment:
     notes: list[str] = field(default_factory=list[str])
 
 
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A stack of which the recipe says which layer meets which: (the input's, the host's), one with several too.
+
+    ends: whether the input is also merged into what comes after the layers.
+    """
+
+    prefix: str
+    host_prefix: str
+    layers: tuple[tuple[int, int], ...]
+    ends: bool
+
+
 def align(
-    host: Checkpoint, other: Checkpoint, tensor_map: Mapping[str, str | None], *, keep_vocabulary: bool = False
+    host: Checkpoint,
+    other: Checkpoint,
+    tensor_map: Mapping[str, str | None],
+    *,
+    keep_vocabulary: bool = False,
+    laid: Sequence[Laid] = (),
 ) -> Alignment:
     """Find what `other` contributes to each of the host's tensors.
 
     Args:
         tensor_map: the user's own prefix rewrites, longest prefix first to match; None leaves tensors out.
         keep_vocabulary: the host's vocabulary tensors stay, so that none of the input's can be missed.
+        laid: stacks whose layers are not to be found but given.
     """
-    return _Aligner(host, other, keep_vocabulary).run(tensor_map)
+    return _Aligner(host, other, keep_vocabulary, laid).run(tensor_map)
 
 
 class _Aligner:
-    def __init__(self, host: Checkpoint, other: Checkpoint, keep_vocabulary: bool) -> None:
+    def __init__(self, host: Checkpoint, other: Checkpoint, keep_vocabulary: bool, laid: Sequence[Laid]) -> None:
         self.host = host
         self.other = other
+        self.laid = laid
         self.keep_vocabulary = keep_vocabulary
         own, inner = language_stack(host), language_stack(other)
         self.language = (inner.prefix if inner else "", own.prefix if own else "")
+        self.ends = all(one.ends for one in laid if one.prefix == self.language[0])
         self.decoder = self.language[1]  # the host's stack that the input's decoder is laid on
         self.host_stacks = list(stacks_of(host.tensors.values()))
         # Everything of an LLM must find its place; of an LVLM, the layers of its language model.
@@ -77,13 +99,16 @@ class _Aligner:
     def run(self, tensor_map: Mapping[str, str | None]) -> Alignment:
         self.left = {name: tensor for name, tensor in self.other.tensors.items() if self._mergeable(tensor)}
         self.free = {name: tensor for name, tensor in self.host.tensors.items() if tensor.dtype.is_float}
+        for laid in self.laid:
+            self._lay(laid)
         self._apply(tensor_map)
         self._pair_stacks()
         self._pair_the_rest()
-        self._pair_tied_head()
+        if self.ends:
+            self._pair_tied_head()
         self._keep_misfits_whole()
         self._explain_left()
-        if not tensor_map:
+        if not tensor_map and not self.laid:
             self._explain_gaps()
         return self.result
 
@@ -135,6 +160,45 @@ class _Aligner:
                     del self.left[name]
                 else:
                     self._take(name, host_name)
+
+    # -- layers that the recipe places -----------------------------------------------------------
+
+    def _lay(self, laid: Laid) -> None:
+        """Place the layers that are named, each with its like in suffix and shape, and set the others aside."""
+        if laid.prefix == self.language[0]:
+            self.decoder = laid.host_prefix
+        source_prefix, target_prefix = _rewrite(laid.prefix, laid.host_prefix)
+        self.rewrites[source_prefix] = target_prefix
+        stack = stacks_of(self.left.values())[laid.prefix]
+        missed: dict[str, str] = {}
+        for layer, host_layer in laid.layers:
+            for suffix, tensor in stack.layers[layer].items():
+                host_name = f"{laid.host_prefix}.{host_layer}.{suffix}"
+                host_tensor = self.free.get(host_name)
+                if host_tensor is not None and host_tensor.shape == tensor.shape:
+                    self.result.tensors[host_name] = tensor.name
+                    del self.free[host_name]
+                else:
+                    missed.setdefault(tensor.name, f"[{', '.join(map(str, tensor.shape))}] for {host_name}")
+        if missed:
+            name, place = next(iter(missed.items()))
+            self.result.problems.append(
+                f"{len(missed)} tensors of the layers that are named have no counterpart in the host {self.host.name}, "
+                f"among them {name} {place}"
+            )
+        used = {layer for layer, _ in laid.layers}
+        for number, tensors in stack.layers.items():
+            for tensor in tensors.values():
+                del self.left[tensor.name]
+                if number not in used:
+                    self.result.unused[tensor.name] = "its layer is in no slice"
+        if laid.prefix == self.language[0] and not self.ends:
+            for name in [one for one in self.left if split_layer(one) is None and self._ends(one)]:
+                self._leave_out(name, "it comes after the layers, and the last slice is of other models")
+
+    def _ends(self, name: str) -> bool:
+        beside = self._belongs_to_decoder(name) or name in self.other_vocabulary
+        return beside and comes_after_layers(name)
 
     # -- stacks ---------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from safegraft.checkpoint.types import Checkpoint
 from safegraft.engine.composed import KEPT_BYTES, ComposedCheckpoint
 from safegraft.engine.task import Cost, TensorTask
+from safegraft.engine.virtual import stored
 from safegraft.methods.contract import Granularity, MergeMethod
 
 PROCESS = 280 << 20  # bytes: an interpreter with torch, and the scratch memory of a few threads
@@ -18,7 +19,7 @@ def estimate(
     read = sum(checkpoints[one.model].tensors[one.tensor].nbytes for task in tasks for one in task.contributions)
     written = sum(task.nbytes for task in tasks)
     whole = max((_whole(task, methods[task.method]) for task in tasks if task.method is not None), default=0)
-    turned = sum(KEPT_BYTES for one in checkpoints.values() if isinstance(one, ComposedCheckpoint))
+    turned = sum(KEPT_BYTES for one in checkpoints.values() if isinstance(stored(one), ComposedCheckpoint))
     return Cost(
         bytes_read=read,
         bytes_written=written,

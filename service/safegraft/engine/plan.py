@@ -14,15 +14,20 @@ from safegraft.checkpoint.types import Checkpoint
 from safegraft.checkpoint.weights import natural_order
 from safegraft.engine.align import Alignment, align
 from safegraft.engine.anatomy import is_multimodal
+from safegraft.engine.assembly import Assembly
+from safegraft.engine.chat_template import chosen_template, template_warnings, with_template
 from safegraft.engine.cost import estimate
+from safegraft.engine.embeddings import Embeddings
 from safegraft.engine.experts import fuse_experts
 from safegraft.engine.identity import manifest, plan_digest, public_names, versions_of
 from safegraft.engine.layout import weight_files
+from safegraft.engine.sections import Section, sections_of
 from safegraft.engine.settings import check_names, check_values, idle_settings, unmatched
 from safegraft.engine.staging import FileDigest
 from safegraft.engine.statistics import CalibrationData, requests
 from safegraft.engine.task import Plan, PlannedFile, StatisticKey, TensorTask
 from safegraft.engine.tasks import TaskBuilder
+from safegraft.engine.tokenizer import build_vocabulary
 from safegraft.errors import AlignmentError, InputError, PluginError, Problem, RecipeError, UsageError
 from safegraft.methods.contract import MergeMethod, Modifier
 from safegraft.methods.registry import Registry
@@ -89,9 +94,11 @@ class _Planner:
         if self.input_problems:
             self._stop_on_problems(InputError)
         host_model = self._choose_host()
-        alignments = self._align(host_model)
+        assembly = self._put_together(host_model)
+        alignments = self._align(host_model, assembly)
         self._stop_on_problems(AlignmentError)
-        tasks = self._tasks(host_model, alignments)
+        alignments = self._give_vocabulary(host_model, alignments, assembly)
+        tasks = self._tasks(host_model, alignments, assembly)
         statistics = requests(tasks, self.methods, self.checkpoints, data)
         self.input_problems += data.problems
         self.warnings += data.notes
@@ -141,7 +148,7 @@ class _Planner:
         """Each role belongs to a method here, and to one model."""
         wanted = list(dict.fromkeys(role for method in self.methods.values() for role in method.requires.roles))
         taken: dict[str, str] = {}
-        for entry in self.recipe.models:
+        for entry in self.recipe.all_entries():
             if entry.role is None:
                 continue
             where = self.recipe.where(*entry.at, "role")
@@ -158,40 +165,43 @@ class _Planner:
                 self.recipe_problems.append(Problem(where, "this is the `base_model`, which has no other role"))
 
     def _check_requirements(self, method: MergeMethod, where: str) -> None:
-        needs, base = method.requires, self.recipe.base_model
+        for section in sections_of(self.recipe):
+            self._check_section(method, section, self.recipe.where(*section.at) if section.at else where)
+
+    def _check_section(self, method: MergeMethod, section: Section, where: str) -> None:
+        needs, base = method.requires, section.base_model
         if needs.base == "required" and base is None:
             self.recipe_problems.append(Problem(where, f"{method.name} needs a `base_model`"))
         if needs.base == "forbidden" and base is not None:
             self.recipe_problems.append(Problem(where, f"{method.name} takes no `base_model`; remove it"))
-        having_role = {entry.role for entry in self.recipe.models}
         for role in needs.roles:
-            if role not in having_role:
+            if role not in section.roles:
                 message = f"{method.name} needs a model with `role: {role}` among `models`"
                 self.recipe_problems.append(Problem(where, message))
-        models = [entry.model for entry in self.recipe.models if entry.role is None]
+        models = list(section.models)
         if needs.base in ("required", "optional"):
             models = [model for model in models if model != base]
-        elif base is not None and base not in models:
+            if section.is_slice and base is not None and base not in section.models:
+                message = f"the base {base} is not among the sources: list it with its layers"
+                self.recipe_problems.append(Problem(where, message))
+        elif base is not None and base not in models and not section.is_slice:
             models.append(base)
         what = "models beside the base" if needs.base in ("required", "optional") and base else "models"
         what += " without a role" if needs.roles else ""
+        whose = "the slice" if section.is_slice else "the module" if section.at else "the recipe"
         if len(models) < needs.min_inputs:
             self.recipe_problems.append(
-                Problem(where, f"{method.name} needs at least {needs.min_inputs} {what}; the recipe has {len(models)}")
+                Problem(where, f"{method.name} needs at least {needs.min_inputs} {what}; {whose} has {len(models)}")
             )
         if needs.max_inputs is not None and len(models) > needs.max_inputs:
             self.recipe_problems.append(
-                Problem(where, f"{method.name} takes at most {needs.max_inputs} {what}; the recipe has {len(models)}")
+                Problem(where, f"{method.name} takes at most {needs.max_inputs} {what}; {whose} has {len(models)}")
             )
 
     # -- the inputs -----------------------------------------------------------------------------
 
-    def _references(self) -> list[str]:
-        optional = (self.recipe.base_model, self.recipe.host_model)
-        return list(dict.fromkeys([*(e.model for e in self.recipe.models), *(one for one in optional if one)]))
-
     def _open(self, open_model: OpenModel) -> None:
-        for reference in self._references():
+        for reference in self.recipe.references():
             try:
                 self.checkpoints[reference] = open_model(reference)
             except InputError as error:
@@ -205,9 +215,10 @@ class _Planner:
     def _choose_host(self) -> str:
         if self.recipe.host_model is not None:
             return self.recipe.host_model
-        multimodal = [one for one in self._references() if is_multimodal(self.checkpoints[one].config)]
+        merged = list(dict.fromkeys([*self.recipe.inputs(), *self.recipe.bases()]))
+        multimodal = [one for one in merged if is_multimodal(self.checkpoints[one].config)]
         base = self.recipe.base_model
-        candidates = multimodal or self._references()
+        candidates = multimodal or merged
         host = base if base in candidates else candidates[0]
         if len(multimodal) > 1:
             self.warnings.append(
@@ -216,22 +227,38 @@ class _Planner:
             )
         return host
 
-    def _align(self, host_model: str) -> dict[str, Alignment]:
+    def _put_together(self, host_model: str) -> Assembly:
+        """Which models and layers make which part of the result; the host takes the result's layers."""
+        assembly = Assembly(self.recipe, host_model, self.checkpoints)
+        self.recipe_problems += assembly.problems
+        self.warnings += assembly.warnings
+        self._stop_on_problems(AlignmentError)
+        self.checkpoints[host_model] = assembly.host
+        return assembly
+
+    def _align(self, host_model: str, assembly: Assembly) -> dict[str, Alignment]:
         host = self.checkpoints[host_model]
-        maps: Mapping[str, Mapping[str, str | None]] = {entry.model: entry.tensor_map for entry in self.recipe.models}
+        maps = self._tensor_maps()
         alignments: dict[str, Alignment] = {}
-        for entry in self.recipe.models:
+        for entry in self.recipe.all_entries():
             if entry.model == host_model and entry.tensor_map:
                 where = self.recipe.where(*entry.at, "tensor_map")
                 self.recipe_problems.append(Problem(where, "has no effect on the host model itself; remove it"))
         for model, checkpoint in self.checkpoints.items():
             if model == host_model:
                 continue
+            if model not in assembly.members():
+                alignments[model] = Alignment()
+                continue
             experts = fuse_experts(host, checkpoint)
             self.checkpoints[model] = experts.checkpoint
             names = maps.get(model) or self._mapped(model, host, checkpoint)
             alignments[model] = found = align(
-                host, experts.checkpoint, names, keep_vocabulary=self.recipe.embeddings == "host"
+                host,
+                experts.checkpoint,
+                names,
+                keep_vocabulary=self.recipe.embeddings == "host",
+                laid=assembly.laid(model),
             )
             problems = [*found.problems, *(experts.misfits if found.problems else ())]
             self.input_problems += [Problem(model, problem) for problem in problems]
@@ -252,17 +279,46 @@ class _Planner:
                 return prefixes
         return {}
 
+    def _give_vocabulary(
+        self, host_model: str, alignments: dict[str, Alignment], assembly: Assembly
+    ) -> Mapping[str, Alignment]:
+        """The vocabulary that the recipe asks for, for all models alike; without one, all keep their own."""
+        choice = self.recipe.tokenizer
+        if choice is None:
+            return alignments
+        vocabulary = build_vocabulary(self.recipe, choice, host_model, self.checkpoints)
+        given = Embeddings(self.recipe, host_model, self.checkpoints, alignments, assembly, vocabulary)
+        self.recipe_problems += given.recipe_problems
+        self.input_problems += given.input_problems
+        self.warnings += given.warnings
+        self._stop_on_problems(AlignmentError)
+        self.checkpoints.update(given.checkpoints)
+        return given.alignments
+
+    def _tensor_maps(self) -> dict[str, Mapping[str, str | None]]:
+        """Each model's own; modules that list a model twice give it one map, or none."""
+        maps: dict[str, Mapping[str, str | None]] = {}
+        for entry in self.recipe.all_entries():
+            known = maps.setdefault(entry.model, entry.tensor_map) or entry.tensor_map
+            if entry.tensor_map and entry.tensor_map != known:
+                where = self.recipe.where(*entry.at, "tensor_map")
+                self.recipe_problems.append(Problem(where, f"{entry.model} has another one elsewhere; give it one"))
+            maps[entry.model] = known
+        return maps
+
     # -- tasks and files ------------------------------------------------------------------------
 
-    def _tasks(self, host_model: str, alignments: Mapping[str, Alignment]) -> list[TensorTask]:
-        builder = TaskBuilder(self.recipe, host_model, self.checkpoints, alignments, self.methods, self.modifiers)
+    def _tasks(self, host_model: str, alignments: Mapping[str, Alignment], assembly: Assembly) -> list[TensorTask]:
+        builder = TaskBuilder(
+            self.recipe, host_model, self.checkpoints, alignments, self.methods, self.modifiers, assembly
+        )
         host = self.checkpoints[host_model]
         tasks = [builder.build(host.tensors[name]) for name in sorted(host.tensors, key=natural_order)]
         self.recipe_problems += builder.recipe_problems
         self.input_problems += builder.input_problems
         self.warnings += builder.warnings()
         merged = [task for task in tasks if task.action == "merge"]
-        own_names = {one.tensor for task in merged for one in task.inputs}
+        own_names = {assembly.own_name(one.model, one.tensor) for task in merged for one in task.inputs}
         self.warnings += unmatched(self.recipe, {task.name for task in merged}, own_names)
         if not merged and not builder.input_problems and not builder.recipe_problems:
             self.recipe_problems.append(
@@ -282,9 +338,12 @@ class _Planner:
         dtype = self.recipe.out_dtype or self.recipe.dtype
         self.warnings += sidecar_warnings(host)
         files = weight_files(tasks, max_shard_size)
-        for name, content in sorted(output_sidecars(host, FLOAT_NAMES[dtype] if dtype else None).items()):
+        sidecars = output_sidecars(host, FLOAT_NAMES[dtype] if dtype else None)
+        template = chosen_template(self.recipe, self.checkpoints)
+        self.warnings += template_warnings(self.recipe, host, template)
+        for name, content in sorted((with_template(sidecars, template) if template else sidecars).items()):
             files.append(PlannedFile(name, len(content), "sidecar", content=content))
-        names = public_names({reference: self.checkpoints[reference].sources for reference in self._references()})
+        names = public_names({reference: self.checkpoints[reference].sources for reference in self.recipe.references()})
         versions = versions_of(self.methods, self.modifiers, self.registry)
         digest = plan_digest(self.recipe, host_model, names, self.checkpoints, versions, files, statistics)
         plan = Plan(

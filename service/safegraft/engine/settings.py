@@ -1,8 +1,8 @@
 """Parameters for one tensor: which of a recipe's settings counts, and what it comes to there.
 
 For an input's parameter the scopes are, first to last: the override's for that model, the override's,
-the model's own, the recipe's; then the method's default. A shared parameter has the override's and the
-recipe's. Within a scope the first condition whose filter is part of the tensor's name counts; without
+the model's own, the slice's, the module's, the recipe's; then the method's default. A shared parameter has
+these without the model's. Within a scope the first condition whose filter is part of the tensor's name counts; without
 one the next scope is asked. Gradients run over the layers. All this is mergekit's, overrides aside.
 
 `resolve` works tensor by tensor. The `check_` functions look at the recipe alone, so that every wrong
@@ -17,7 +17,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from safegraft.engine.anatomy import split_layer
 from safegraft.engine.parameters import ParameterSet, parameter_set
+from safegraft.engine.sections import Section, sections_of
 from safegraft.errors import Problem, RecipeError
 from safegraft.methods.contract import MergeMethod, Modifier
 from safegraft.recipe.model import At, Condition, ModifierEntry, Override, Recipe, Scalar, Setting, Settings
@@ -38,6 +40,7 @@ def resolve(
     tensor: str,
     inputs: Sequence[tuple[str, str]],
     t: float,
+    section: Section | None = None,
 ) -> Resolved:
     """The parameters for one tensor.
 
@@ -47,16 +50,21 @@ def resolve(
         inputs: (model, the model's own name for the tensor), in the method's order. Filters of an
             input's parameters look at that name and at the host's.
         t: the tensor's place among the layers, 0 to 1, where gradients are read.
+        section: of the recipe, whose settings count for this tensor; default: its first.
 
     Raises RecipeError with every problem, each at the place of the setting it comes from.
     """
+    section = section or next(sections_of(recipe))
     builder = _Builder(recipe, method.name, t)
 
     def scopes(model: str | None) -> list[_Scope]:
-        return list(_scopes_of(recipe, override, model))
+        return list(_scopes_of(section, override, model))
 
     parameters = builder.build(method.Parameters, scopes(None), None, (tensor,))
-    each = [builder.build(method.InputParameters, scopes(model), model, (own, tensor)) for model, own in inputs]
+    each = [
+        builder.build(method.InputParameters, scopes(model), model, (own, _named_as_there(own, tensor, section)))
+        for model, own in inputs
+    ]
     if builder.problems or parameters is None:
         raise RecipeError(list(dict.fromkeys(builder.problems)))
     return Resolved(parameters, tuple(one for one in each if one is not None))
@@ -71,22 +79,29 @@ def resolve_modifier(recipe: Recipe, entry: ModifierEntry, modifier: Modifier, t
     return parameters
 
 
+def _named_as_there(own: str, tensor: str, section: Section) -> str:
+    """The host's name with the layer's number in the input: filters of an input's parameters mean its own layers."""
+    there, here = split_layer(own), split_layer(tensor)
+    if not section.is_slice or there is None or here is None:
+        return tensor
+    return f"{here[0]}.{there[1]}.{here[2]}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Scope:
     settings: Settings
     at: At
 
 
-def _scopes_of(recipe: Recipe, override: Override | None, model: str | None) -> Iterator[_Scope]:
+def _scopes_of(section: Section, override: Override | None, model: str | None) -> Iterator[_Scope]:
     """First to last, for one model's parameters, or for the shared ones (None)."""
     if override is not None:
         if model is not None and model in override.models:
             yield _override_scope(override, model)
         yield _Scope(override.parameters, (*override.at, "parameters"))
-    for entry in recipe.models:
-        if entry.model == model:
-            yield _Scope(entry.parameters, (*entry.at, "parameters"))
-    yield _Scope(recipe.parameters, ("parameters",))
+    own = None if model is None else section.own.get(model)
+    yield from (_Scope(one.settings, one.at) for one in ((own,) if own else ()))
+    yield from (_Scope(one.settings, one.at) for one in section.shared)
 
 
 def _modifier_scope(entry: ModifierEntry) -> _Scope:
@@ -227,18 +242,28 @@ def _territories(
     recipe: Recipe, methods: Mapping[str, MergeMethod], modifiers: Mapping[str, Modifier]
 ) -> Iterator[_Territory]:
     everyone = tuple(methods.values())
-    yield _shared_territory(_Scope(recipe.parameters, ("parameters",)), everyone)
-    for entry in recipe.models:
-        scope = _Scope(entry.parameters, (*entry.at, "parameters"))
-        yield _model_territory(scope, everyone, entry.model == recipe.base_model, entry.role is not None)
+    sections = list(sections_of(recipe))
+    for at, settings in _shared_of(sections).items():
+        yield _shared_territory(_Scope(settings, at), everyone)
+    for section in sections:
+        for model, own in section.own.items():
+            yield _model_territory(_Scope(own.settings, own.at), everyone, model == section.base_model, False)
+    for entry in recipe.all_entries():
+        if entry.role is not None:
+            yield _model_territory(_Scope(entry.parameters, (*entry.at, "parameters")), everyone, False, True)
     for override in recipe.overrides:
         own = (methods[override.method or recipe.merge_method],)
         yield _shared_territory(_Scope(override.parameters, (*override.at, "parameters")), own)
-        roles = {entry.model for entry in recipe.models if entry.role is not None}
+        roles = {entry.model for entry in recipe.all_entries() if entry.role is not None}
         for model in override.models:
             yield _model_territory(_override_scope(override, model), own, model == recipe.base_model, model in roles)
     for entry in recipe.modifiers:
         yield _Territory(_modifier_scope(entry), (entry.name,), (parameter_set(modifiers[entry.name].Parameters),))
+
+
+def _shared_of(sections: Sequence[Section]) -> dict[At, Settings]:
+    """What sections share, from the recipe's settings inwards, each once."""
+    return {one.at: one.settings for section in sections for one in reversed(section.shared)}
 
 
 def _shared_territory(scope: _Scope, methods: tuple[MergeMethod, ...]) -> _Territory:
@@ -354,9 +379,9 @@ def unmatched(recipe: Recipe, host_names: Collection[str], input_names: Collecti
 
 
 def _all_scopes(recipe: Recipe) -> Iterator[_Scope]:
-    yield _Scope(recipe.parameters, ("parameters",))
-    for entry in recipe.models:
-        yield _Scope(entry.parameters, (*entry.at, "parameters"))
+    sections = list(sections_of(recipe))
+    yield from (_Scope(settings, at) for at, settings in _shared_of(sections).items())
+    yield from (_Scope(own.settings, own.at) for section in sections for own in section.own.values())
     for override in recipe.overrides:
         yield _Scope(override.parameters, (*override.at, "parameters"))
         yield from (_override_scope(override, model) for model in override.models)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safegraft.checkpoint.types import Checkpoint
+from safegraft.engine.sections import sections_of
 from safegraft.engine.substituted import Substituted
 from safegraft.engine.task import Contribution, StatisticKey, TensorTask
 from safegraft.errors import InputError, Problem
@@ -34,7 +35,7 @@ class CalibrationData:
         problems: list[Problem] = []
         for method in methods.values():
             needed = {name for one in method.requires.calibration for name in one.data}
-            inputs = [entry.model for entry in self.recipe.models if entry.role is None]
+            inputs = list(dict.fromkeys(model for section in sections_of(self.recipe) for model in section.models))
             for name in sorted(needed):
                 lacking = [model for model in inputs if self._spec(model, name) is None]
                 if lacking:
@@ -52,7 +53,7 @@ class CalibrationData:
         return found if len(found) == len(names) else None
 
     def _spec(self, model: str, name: str) -> CalibrationSet | None:
-        own = [one for entry in self.recipe.models if entry.model == model for one in entry.calibration]
+        own = [one for entry in self.recipe.all_entries() if entry.model == model for one in entry.calibration]
         return next((one for one in (*own, *self.recipe.calibration) if one.name == name), None)
 
     def _open(self, spec: CalibrationSet) -> "DataSet | None":

@@ -10,9 +10,12 @@ from safegraft.checkpoint.dtypes import FLOAT_NAMES, DType
 from safegraft.checkpoint.types import Checkpoint, TensorInfo
 from safegraft.engine.align import Alignment
 from safegraft.engine.anatomy import depth_of, place_of, stacks_of, vocabulary_tensors
+from safegraft.engine.assembly import Assembly
 from safegraft.engine.rows import RowLayout, RowMap, pair_by_position, pair_by_token
+from safegraft.engine.sections import Section
 from safegraft.engine.settings import resolve, resolve_modifier
 from safegraft.engine.task import Contribution, Modification, TensorTask
+from safegraft.engine.vocabulary import VocabularyCheckpoint
 from safegraft.errors import PluginError, Problem, RecipeError
 from safegraft.methods.contract import MergeMethod, Modifier
 from safegraft.recipe.model import Override, Recipe
@@ -55,8 +58,10 @@ class TaskBuilder:
         alignments: Mapping[str, Alignment],
         methods: Mapping[str, MergeMethod],
         modifiers: Mapping[str, Modifier],
+        assembly: Assembly,
     ) -> None:
         self.recipe = recipe
+        self.assembly = assembly
         self.host_model = host_model
         self.host = checkpoints[host_model]
         self.checkpoints = checkpoints
@@ -80,8 +85,11 @@ class TaskBuilder:
         """The task for one tensor of the host."""
         override = self._override(host_tensor.name)
         method = self.methods[(override.method if override else None) or self.recipe.merge_method]
-        offer = self._candidates(host_tensor, method)
-        reason = self._reason_to_copy(host_tensor, method, offer)
+        section = self.assembly.section_of(host_tensor.name)
+        if section is None:
+            return self._copy(host_tensor, "the recipe names no module that it is part of")
+        offer = self._candidates(host_tensor, method, section)
+        reason = self._reason_to_copy(host_tensor, method, offer, section)
         vocabulary = reason is None and self._is_vocabulary(host_tensor, offer)
         rows: RowLayout | None = None
         if vocabulary:
@@ -92,31 +100,30 @@ class TaskBuilder:
                 rows = None
         if reason is not None:
             return self._copy(host_tensor, reason)
-        return self._merge(host_tensor, method, override, offer, rows, vocabulary)
+        return self._merge(host_tensor, method, override, offer, rows, vocabulary, section)
 
     # -- who contributes ------------------------------------------------------------------------
 
     def _override(self, name: str) -> Override | None:
         return next((one for one in self.recipe.overrides if fnmatch.fnmatchcase(name, one.tensors)), None)
 
-    def _candidates(self, host_tensor: TensorInfo, method: MergeMethod) -> _Offer:
+    def _candidates(self, host_tensor: TensorInfo, method: MergeMethod, section: Section) -> _Offer:
         """Inputs in recipe order, models with a role in the method's, the base where the method sets it apart."""
-        models = [entry.model for entry in self.recipe.models if entry.role is None]
-        base_model = self.recipe.base_model
+        models = list(section.models)
+        base_model = section.base_model
         apart = base_model is not None and method.requires.base in ("required", "optional")
         if apart:
             models = [model for model in models if model != base_model]
-        elif base_model is not None and base_model not in models:
+        elif base_model is not None and base_model not in models and not section.is_slice:
             models.append(base_model)  # as mergekit does: an input like any other, at the end
 
         def offered(model: str) -> list[_Candidate]:
             tensor = self._counterpart(model, host_tensor)
             return [] if tensor is None else [_Candidate(model, tensor)]
 
-        having_role = {entry.role: entry.model for entry in self.recipe.models}
         return _Offer(
             [one for model in models for one in offered(model)],
-            {role: next(iter(offered(having_role[role])), None) for role in method.requires.roles},
+            {role: next(iter(offered(section.roles[role])), None) for role in method.requires.roles},
             next(iter(offered(base_model)), None) if apart and base_model is not None else None,
         )
 
@@ -126,9 +133,12 @@ class TaskBuilder:
         name = self.alignments[model].tensors.get(host_tensor.name)
         return None if name is None else self.checkpoints[model].tensors[name]
 
-    def _reason_to_copy(self, host_tensor: TensorInfo, method: MergeMethod, offer: _Offer) -> str | None:
+    def _reason_to_copy(
+        self, host_tensor: TensorInfo, method: MergeMethod, offer: _Offer, section: Section
+    ) -> str | None:
         """Why the host's tensor is kept as it is; None when there is something to merge."""
-        models = {entry.model for entry in self.recipe.models} | ({self.recipe.base_model} - {None})
+        models = {*section.models, *section.roles.values()}
+        models |= set[str]() if section.is_slice else {section.base_model} - {None}
         having = {one.model for one in offer.everyone}
         if not host_tensor.dtype.is_float:
             return f"{host_tensor.dtype} values are not weights"
@@ -137,7 +147,7 @@ class TaskBuilder:
         if having <= {self.host_model} and len(models | {self.host_model}) > 1:
             return "only the host has it"
         if method.requires.base == "required" and offer.base is None:
-            return f"the base {self.recipe.base_model} has no such tensor"
+            return f"the base {section.base_model} has no such tensor"
         if lacking := [role for role, one in offer.roles.items() if one is None]:
             return f"the {' and the '.join(lacking)} model has no such tensor"
         if len(offer.inputs) < method.requires.min_inputs:
@@ -194,7 +204,11 @@ class TaskBuilder:
 
     def _out_dtype(self, host_tensor: TensorInfo) -> DType:
         asked = self.recipe.out_dtype or self.recipe.dtype
-        return FLOAT_NAMES[asked] if asked and host_tensor.dtype.is_float else host_tensor.dtype
+        if asked and host_tensor.dtype.is_float:
+            return FLOAT_NAMES[asked]
+        if isinstance(self.host, VocabularyCheckpoint):  # whose rows may be wider than what the host has stored
+            return self.host.stored_dtype(host_tensor.name)
+        return host_tensor.dtype
 
     def _copy(self, host_tensor: TensorInfo, reason: str) -> TensorTask:
         return TensorTask(
@@ -214,11 +228,13 @@ class TaskBuilder:
         offer: _Offer,
         rows: RowLayout | None,
         vocabulary: bool,
+        section: Section,
     ) -> TensorTask:
-        t = depth_of(host_tensor.name, self._stacks)
+        depth = self.assembly.depth_of(host_tensor.name)
+        t = depth_of(host_tensor.name, self._stacks) if depth is None else depth
         try:
-            named = [(one.model, one.tensor.name) for one in offer.inputs]
-            resolved = resolve(self.recipe, method, override, host_tensor.name, named, t)
+            named = [(one.model, self.assembly.own_name(one.model, one.tensor.name)) for one in offer.inputs]
+            resolved = resolve(self.recipe, method, override, host_tensor.name, named, t, section)
             modifications = tuple(
                 Modification(
                     one.name, resolve_modifier(self.recipe, one, self.modifiers[one.name], host_tensor.name, t)
@@ -228,9 +244,9 @@ class TaskBuilder:
         except RecipeError as error:
             self._note_problems(error.problems)
             return self._copy(host_tensor, "its parameters are wrong")  # never executed: the problems end the plan
-        self._check(method, resolved.inputs, resolved.parameters)
+        self._check(method, resolved.inputs, resolved.parameters, section)
         roles = [one for one in offer.roles.values() if one is not None]  # all of them: see _reason_to_copy
-        origin = self._origin(offer) if modifications else None
+        origin = _origin(offer, section) if modifications else None
         layer, layers = place_of(host_tensor.name, self._stacks)
         return TensorTask(
             name=host_tensor.name,
@@ -250,7 +266,7 @@ class TaskBuilder:
             rows=rows,
             compute_dtype=self._compute_dtype(offer.everyone),
             seed=tensor_seed(self.recipe.seed, host_tensor.name),
-            note=self._note(method, offer.everyone, rows, bool(modifications) and origin is None),
+            note=self._note(method, offer.everyone, rows, section, bool(modifications) and origin is None),
             layer=layer,
             layers=layers,
             vocabulary=vocabulary,
@@ -258,11 +274,6 @@ class TaskBuilder:
             modifications=modifications if origin is not None else (),
             modified_from=origin or 0,
         )
-
-    def _origin(self, offer: _Offer) -> int | None:
-        """Which contribution is the base model's, from which modifiers measure the difference."""
-        models = [one.model for one in offer.everyone]
-        return models.index(self.recipe.base_model) if self.recipe.base_model in models else None
 
     def _compute_dtype(self, everyone: list[_Candidate]) -> DType:
         return DType.F64 if self._stored_dtype(everyone) is DType.F64 else DType.F32
@@ -274,19 +285,26 @@ class TaskBuilder:
         found = {one.tensor.dtype for one in everyone}
         return found.pop() if len(found) == 1 else DType.F64 if DType.F64 in found else DType.F32
 
-    def _note(self, method: MergeMethod, everyone: list[_Candidate], rows: RowLayout | None, unmodified: bool) -> str:
+    def _note(
+        self,
+        method: MergeMethod,
+        everyone: list[_Candidate],
+        rows: RowLayout | None,
+        section: Section,
+        unmodified: bool,
+    ) -> str:
         notes: list[str] = []
-        wanted = [one.model for one in self.recipe.models if one.role is None or one.role in method.requires.roles]
+        wanted = [*section.models, *(section.roles[role] for role in method.requires.roles)]
         missing = [model for model in wanted if model not in {one.model for one in everyone}]
         if missing:
             notes.append(f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no such tensor")
         if rows is not None:
             notes.append(f"{rows.shared_rows} of {rows.shape[0]} rows are shared; the rest are the host's")
         if unmodified:
-            notes.append(f"not modified: the base {self.recipe.base_model} has no such tensor")
+            notes.append(f"not modified: the base {section.base_model} has no such tensor")
         return "; ".join(notes)
 
-    def _check(self, method: MergeMethod, inputs: tuple[Any, ...], parameters: Any) -> None:
+    def _check(self, method: MergeMethod, inputs: tuple[Any, ...], parameters: Any, section: Section) -> None:
         key = (method.name, tuple(one.model_dump_json() for one in inputs), parameters.model_dump_json())
         if key in self._checked:
             return
@@ -295,10 +313,17 @@ class TaskBuilder:
             found = [str(text) for text in method.check(inputs, parameters)]
         except Exception as error:  # a plugin may raise anything; it is named
             raise PluginError(f"method {method.name} failed in check(): {type(error).__name__}: {error}") from error
-        self._note_problems([Problem(self.recipe.where("models"), text) for text in found])
+        where = self.recipe.where(*(section.at or ("models",)))
+        self._note_problems([Problem(where, text) for text in found])
 
     def _note_problems(self, problems: Sequence[Problem]) -> None:
         self.recipe_problems += [problem for problem in problems if problem not in self.recipe_problems]
+
+
+def _origin(offer: _Offer, section: Section) -> int | None:
+    """Which contribution is the base model's, from which modifiers measure the difference."""
+    models = [one.model for one in offer.everyone]
+    return models.index(section.base_model) if section.base_model in models else None
 
 
 def tensor_seed(seed: int, name: str) -> int:

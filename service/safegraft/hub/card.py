@@ -86,7 +86,7 @@ def _and(items: Sequence[str]) -> str:
 
 
 def _merged_names(plan: Plan) -> list[str]:
-    return [plan.names[entry.model] for entry in plan.recipe.models]
+    return [plan.names[model] for model in plan.recipe.inputs()]
 
 
 def _metadata(plan: Plan) -> str:
@@ -129,8 +129,8 @@ def _inputs(plan: Plan) -> str:
 
 def _role(plan: Plan, model: str) -> str:
     roles = {
-        "input": any(entry.model == model for entry in plan.recipe.models),
-        "base": model == plan.recipe.base_model,
+        "input": model in plan.recipe.inputs(),
+        "base": model in plan.recipe.bases(),
         "host": model == plan.host_model,
     }
     return ", ".join(role for role, holds in roles.items() if holds)

@@ -7,7 +7,19 @@ itself a recipe, so the manifest of a result can be merged again.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safegraft.recipe.model import CalibrationSet, Condition, ModelEntry, Recipe, Scalar, Setting, Settings
+from safegraft.recipe.model import (
+    CalibrationSet,
+    Condition,
+    ModelEntry,
+    Module,
+    OutputSlice,
+    Recipe,
+    Scalar,
+    Setting,
+    Settings,
+    TokenEmbedding,
+    TokenizerChoice,
+)
 
 _EXACT = 2**53  # below it a float with no fraction is one integer
 
@@ -45,7 +57,32 @@ def canonical(recipe: Recipe, rename: Mapping[str, str]) -> dict[str, Any]:
     # Keys that most recipes do not have are left out, so that theirs stay as they were before there were such keys.
     if recipe.modifiers:
         form["modifiers"] = [{"name": one.name, "parameters": _settings(one.parameters)} for one in recipe.modifiers]
+    if recipe.slices:
+        form["slices"] = [_slice(one, rename) for one in recipe.slices]
+    if recipe.modules:
+        form["modules"] = {one.name: _module(one, rename) for one in recipe.modules}
+    if recipe.tokenizer:
+        form["tokenizer"] = _tokenizer(recipe.tokenizer, rename)
+    if recipe.chat_template is not None:
+        form["chat_template"] = recipe.chat_template
     return form | _calibration(recipe.calibration)
+
+
+def _tokenizer(choice: TokenizerChoice, rename: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "source": choice.source if choice.model is None else rename[choice.model],
+        "tokens": {one.token: {"source": _row(one, rename), "force": one.force} for one in choice.tokens},
+        "pad_to_multiple_of": choice.pad_to_multiple_of,
+    }
+
+
+def _row(one: TokenEmbedding, rename: Mapping[str, str]) -> Any:
+    if one.zero:
+        return {"kind": "zero"}
+    if one.model is None or (one.other is None and one.row is None):
+        return None if one.model is None else rename[one.model]
+    named = {"token": one.other} if one.other is not None else {"token_id": one.row}
+    return {"kind": "model_token", "model": rename[one.model], **named}
 
 
 def _model(entry: ModelEntry, rename: Mapping[str, str]) -> dict[str, Any]:
@@ -75,6 +112,30 @@ def _calibration(sets: Sequence[CalibrationSet]) -> dict[str, Any]:
             for one in sets
         }
     }
+
+
+def _slice(one: OutputSlice, rename: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "sources": [
+            {
+                "model": rename[source.model],
+                "layer_range": [source.first, source.stop],
+                "parameters": _settings(source.parameters),
+            }
+            for source in one.sources
+        ],
+        "base_model": None if one.base_model is None else rename[one.base_model],
+        "parameters": _settings(one.parameters),
+    }
+
+
+def _module(one: Module, rename: Mapping[str, str]) -> dict[str, Any]:
+    made_of = (
+        {"models": [_model(entry, rename) for entry in one.models]}
+        if one.models
+        else {"slices": [_slice(part, rename) for part in one.slices]}
+    )
+    return {**made_of, "parameters": _settings(one.parameters)}
 
 
 def _settings(settings: Settings) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Nothing here is checked against merge methods or models: that is the planner's w
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +82,90 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceSource:
+    """Layers [first, stop) of a model, and its settings there."""
+
+    model: str
+    first: int
+    stop: int
+    parameters: Settings
+    at: At
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSlice:
+    """The next layers of the result: the sources' layers merged with each other, first with first and so on."""
+
+    sources: tuple[SliceSource, ...]
+    base_model: str | None  # before the recipe's
+    parameters: Settings
+    at: At
+
+    @property
+    def count(self) -> int:
+        """Layers of the result."""
+        return self.sources[0].count
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A part of the host model by name, such as "text_decoder": made of whole models, or of slices."""
+
+    name: str
+    models: tuple[ModelEntry, ...]
+    slices: tuple[OutputSlice, ...]
+    parameters: Settings
+    at: At
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEmbedding:
+    """Which row a token has in models that have none of their own; with `force`, in all.
+
+    The row of `model`: of the same token, of the token `other`, or number `row`. Or a row of zeros. Or, where
+    nothing is given, what the rule for all tokens says.
+    """
+
+    token: str
+    at: At
+    model: str | None = None
+    other: str | None = None
+    row: int | None = None
+    zero: bool = False
+    force: bool = False
+
+    @property
+    def says(self) -> bool:
+        """Whether it names a row."""
+        return self.zero or self.model is not None
+
+    def of(
+        self, *, model: str | None = None, other: str | None = None, row: int | None = None, zero: bool = False
+    ) -> "TokenEmbedding":
+        """The same token with a row from there."""
+        return replace(self, model=model, other=other, row=row, zero=zero)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerChoice:
+    """The result's vocabulary: "union" of all models', "base" model's, or that of the model `source`."""
+
+    source: str
+    tokens: tuple[TokenEmbedding, ...]
+    pad_to_multiple_of: int | None  # rows of the vocabulary tensors
+    at: At
+
+    @property
+    def model(self) -> str | None:
+        """The source where it is a model."""
+        return None if self.source in ("union", "base") else self.source
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """See `safegraft.recipe.read` for how to get one, and docs/recipe.md for what each key means.
 
@@ -101,6 +185,10 @@ class Recipe:
     overrides: tuple[Override, ...] = ()
     modifiers: tuple[ModifierEntry, ...] = ()
     calibration: tuple[CalibrationSet, ...] = ()
+    slices: tuple[OutputSlice, ...] = ()  # instead of `models`, as `modules` is
+    modules: tuple[Module, ...] = ()
+    tokenizer: TokenizerChoice | None = None
+    chat_template: str | None = None  # "auto", the name of a known one, or Jinja; default: the host's
     text: str = field(default="", compare=False)  # the YAML it was read from, or a mapping written as YAML
     name: str = field(default="recipe", compare=False)  # of the file, for messages
     lines: Mapping[At, int] = field(default_factory=dict[At, int], compare=False)
@@ -111,6 +199,29 @@ class Recipe:
         from safegraft.recipe.read import read_recipe  # read.py builds recipes, so it imports this module
 
         return read_recipe(source)
+
+    def all_slices(self) -> tuple[OutputSlice, ...]:
+        """The recipe's slices, and those of its modules."""
+        return (*self.slices, *(one for module in self.modules for one in module.slices))
+
+    def all_entries(self) -> tuple[ModelEntry, ...]:
+        """The recipe's models, and those of its modules; without the sources of slices."""
+        return (*self.models, *(entry for module in self.modules for entry in module.models))
+
+    def inputs(self) -> tuple[str, ...]:
+        """Every model under `models`, `slices` or `modules`, once; those with a role too."""
+        sources = (source.model for one in self.all_slices() for source in one.sources)
+        return tuple(dict.fromkeys((*(entry.model for entry in self.all_entries()), *sources)))
+
+    def bases(self) -> tuple[str, ...]:
+        """Every base model, the recipe's and those of single slices, once."""
+        named = (self.base_model, *(one.base_model for one in self.all_slices()))
+        return tuple(dict.fromkeys(one for one in named if one is not None))
+
+    def references(self) -> tuple[str, ...]:
+        """Every model that the recipe names, once: those under `models`, `slices` and `modules` first."""
+        others = (self.host_model, self.tokenizer.model if self.tokenizer else None)
+        return tuple(dict.fromkeys((*self.inputs(), *self.bases(), *(one for one in others if one is not None))))
 
     def where(self, *at: str | int) -> str:
         """The place of a key, as a message shows it: "recipe.yml:7: models[0].parameters.weight"."""

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,6 +27,8 @@ from safegraft.recipe.model import (
     Settings,
 )
 from safegraft.recipe.reference import FolderExists, parse_reference
+from safegraft.recipe.slices import Pieces, read_modules, read_slices
+from safegraft.recipe.tokenizer import read_chat_template, read_tokenizer
 from safegraft.recipe.values import Values, closest, shown
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -45,16 +48,12 @@ _KEYS = (
     "overrides",
     "modifiers",
     "calibration",
+    "slices",
+    "modules",
+    "tokenizer",
+    "tokenizer_source",
+    "chat_template",
 )
-# mergekit's keys that are understood and refused: what to do instead.
-_NOT_YET = {
-    "slices": "name whole models under `models`, and use `overrides` for settings by layer",
-    "modules": "name whole models under `models`; a vision-language model's parts are aligned by themselves",
-    "tokenizer": "the host model's tokenizer comes along, and shared rows are aligned by token (see `embeddings`)",
-    "tokenizer_source": "the host model's tokenizer comes along, and shared rows are aligned by token "
-    "(see `embeddings`)",
-    "chat_template": "the host model's chat template comes along",
-}
 # A number as YAML 1.2 and mergekit's parameters read it; YAML 1.1 takes "1e-5" and "-.5" for text.
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.?(?:nan|inf|infinity)", re.IGNORECASE)
@@ -137,8 +136,13 @@ class _Reader(Values):
     def recipe(self) -> Recipe:
         if self._document.data is None:
             self.findings.add((), "is empty: a recipe names `models` and a `merge_method`")
-        top = self.mapping((), self._document.data, _KEYS, _NOT_YET)
-        models = self._models(("models",), top.get("models"), instead=_NOT_YET.keys() & top.keys())
+        top = self.mapping((), self._document.data, _KEYS)
+        self._check_one_of(top)
+        pieces = Pieces(self._required_reference, self._optional_reference, self._settings, self._whole_models)
+        slices = read_slices(self, pieces, ("slices",), top.get("slices"))
+        modules = read_modules(self, pieces, ("modules",), top.get("modules"))
+        instead = [key for key in ("slices", "modules") if top.get(key) is not None]
+        models = self._models(("models",), top.get("models"), instead)
         base_model = self._optional_reference(("base_model",), top.get("base_model"))
         recipe = Recipe(
             models=models,
@@ -156,18 +160,34 @@ class _Reader(Values):
             on_nan=cast(
                 Literal["error", "host"], self.choice(("on_nan",), top.get("on_nan"), ("error", "host")) or "error"
             ),
-            overrides=self._overrides(top.get("overrides"), [entry.model for entry in models], base_model),
             modifiers=tuple(
                 self._modifier(("modifiers", index), item)
                 for index, item in enumerate(self.items(("modifiers",), top.get("modifiers")))
             ),
             calibration=read_calibration(self, ("calibration",), top.get("calibration")),
+            slices=slices,
+            modules=modules,
+            tokenizer=read_tokenizer(self, self._optional_reference, top.get("tokenizer_source"), top.get("tokenizer")),
+            chat_template=read_chat_template(self, top.get("chat_template")),
             text=self._document.text,
             name=self.findings.name,
             lines=self.findings.lines,
         )
+        if recipe.tokenizer and recipe.embeddings == "host":
+            message = "keeps the host's vocabulary, and `tokenizer` gives the result another one; choose one of them"
+            self.findings.add(("embeddings",), message)
+        known = [*recipe.inputs(), *recipe.bases()]
+        recipe = replace(recipe, overrides=self._overrides(top.get("overrides"), known))
         self.findings.raise_any()
         return recipe
+
+    def _check_one_of(self, top: Mapping[str, Any]) -> None:
+        """Exactly one of the ways to name what is merged, as in mergekit; none is told elsewhere."""
+        first, *others = [key for key in ("models", "slices", "modules") if top.get(key) not in (None, [])] or [
+            "models"
+        ]
+        for key in others:
+            self.findings.add((key,), f"stands beside `{first}`: a recipe has one of `models`, `slices` and `modules`")
 
     def _method(self, value: Any) -> str:
         if value is None and isinstance(self._document.data, dict):
@@ -186,6 +206,9 @@ class _Reader(Values):
         entries = [self._model((*at, index), item) for index, item in enumerate(self.items(at, value))]
         self._refuse_repeats([(entry.model, (*entry.at, "model")) for entry in entries])
         return tuple(entries)
+
+    def _whole_models(self, at: At, value: Any) -> tuple[ModelEntry, ...]:
+        return self._models(at, value, ())
 
     def _model(self, at: At, value: Any) -> ModelEntry:
         if isinstance(value, str):
@@ -208,9 +231,8 @@ class _Reader(Values):
             self.missing(at, "name", "`name` is missing: `safegraft methods` lists the modifiers")
         return ModifierEntry(name or "", self._settings((*at, "parameters"), item.get("parameters")), at)
 
-    def _overrides(self, value: Any, models: Sequence[str], base_model: str | None) -> tuple[Override, ...]:
+    def _overrides(self, value: Any, known: Sequence[str]) -> tuple[Override, ...]:
         at: At = ("overrides",)
-        known = [*models, base_model] if base_model is not None else list(models)
         return tuple(self._override((*at, index), item, known) for index, item in enumerate(self.items(at, value)))
 
     def _override(self, at: At, value: Any, known: Sequence[str]) -> Override:

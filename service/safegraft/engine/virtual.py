@@ -1,0 +1,39 @@
+"""A checkpoint that shows another one differently: other names, other tensors, other files beside them."""
+
+from collections.abc import Mapping
+
+from safegraft.checkpoint.types import Checkpoint, TensorInfo
+
+
+class VirtualCheckpoint(Checkpoint):
+    """`stored`, until a subclass changes what it shows. Closing it closes `stored`."""
+
+    def __init__(self, stored: Checkpoint) -> None:
+        self.stored = stored
+        self.name = stored.name
+        self.identity = stored.identity
+        self.config = stored.config
+        self.tensors = stored.tensors
+        self.sidecars = stored.sidecars
+
+    def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
+        self.stored.read_into(tensor, start, buffer)
+
+    def tokens(self) -> Mapping[str, int] | None:
+        return self.stored.tokens()
+
+    def modified_ns(self) -> int:
+        return self.stored.modified_ns()
+
+    def verify_unchanged(self) -> None:
+        self.stored.verify_unchanged()
+
+    def close(self) -> None:
+        self.stored.close()
+
+
+def stored(checkpoint: Checkpoint) -> Checkpoint:
+    """What a checkpoint shows in the end."""
+    while isinstance(checkpoint, VirtualCheckpoint):
+        checkpoint = checkpoint.stored
+    return checkpoint
