@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch.nn import functional
 
@@ -63,7 +64,10 @@ def test_it_is_dpo_on_the_logits_of_a_relaxed_mask(
         assert (expected - 0.5).abs().max() > 5e-4
 
 
-def test_its_cost_is_told(llm: Any, other_llm: Any, data: Any, request_of: Any) -> None:
+def test_its_cost_is_told(
+    llm: Any, other_llm: Any, data: Any, request_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safegraft.calibration.request.WORTH_A_NOTE", 0)
     request = request_of(llm, MASK, data.open(ROWS, fields=FIELDS), reference=other_llm.checkpoint)
     (note,) = notes(request)
     assert "whole in memory" in note

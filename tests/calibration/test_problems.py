@@ -126,7 +126,9 @@ print("torch" in sys.modules)
     assert done.stdout.strip() == "False"
 
 
-def test_what_a_gram_costs_is_told(llm: Any, data: Any, request_of: Any) -> None:
+def test_what_a_gram_costs_is_told(llm: Any, data: Any, request_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert notes(request_of(llm, Statistic.INPUT_GRAM, data.prompts())) == []  # next to nothing
+    monkeypatch.setattr("safegraft.calibration.request.WORTH_A_NOTE", 0)
     assert "GB in the cache" in notes(request_of(llm, Statistic.INPUT_GRAM, data.prompts()))[0]
     assert notes(request_of(llm, SQUARE, data.prompts())) == []
 
