@@ -110,6 +110,32 @@ def test_every_key_keeps_its_line(style: str) -> None:
     assert after.lines == before.lines
 
 
+def test_models_of_slices_modules_and_tokenizers_are_renamed() -> None:
+    text = """
+modules:
+  default:
+    slices:
+      - base_model: aligned
+        sources:
+          - {model: aligned, layer_range: [0, 1]}
+          - {model: my models/adapted, layer_range: [0, 1]}
+merge_method: linear
+tokenizer:
+  source: aligned
+  tokens:
+    aligned: {source: my models/adapted}
+    <x>: {source: {kind: model_token, model: aligned, token: aligned}}
+"""
+    recipe = read(renamed(text, NAMES))
+    aligned, adapted = NAMES.values()
+    assert (recipe.inputs(), recipe.bases()) == ((aligned, adapted), (aligned,))
+    assert recipe.tokenizer is not None
+    assert recipe.tokenizer.source == aligned
+    said = {one.token: (one.model, one.other) for one in recipe.tokenizer.tokens}
+    assert said == {"aligned": (adapted, None), "<x>": (aligned, "aligned")}
+    assert read(renamed("tokenizer_source: aligned\n" + STYLES["block"], NAMES)).tokenizer.source == aligned  # type: ignore[union-attr]
+
+
 def test_other_names_stay() -> None:
     text = STYLES["block"]
     assert renamed(text, {"align": "x", "linear": "y", "filter": "z"}) == text

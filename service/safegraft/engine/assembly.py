@@ -129,7 +129,7 @@ class Assembly:
         kept = [name for name in names if name not in seen]
         if kept and WHOLE not in seen:
             self.warnings.append(
-                f"modules: {', '.join(kept)} of the host {self.host_model} named in none; kept as it is"
+                f"modules: nothing is said of {', '.join(kept)} of the host {self.host_model}; the host's are kept"
             )
 
     def _parts(self, model: str) -> Parts:

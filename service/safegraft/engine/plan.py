@@ -232,7 +232,8 @@ class _Planner:
         assembly = Assembly(self.recipe, host_model, self.checkpoints)
         self.recipe_problems += assembly.problems
         self.warnings += assembly.warnings
-        self._stop_on_problems(AlignmentError)
+        if assembly.problems:
+            self._stop_on_problems(AlignmentError)
         self.checkpoints[host_model] = assembly.host
         return assembly
 
