@@ -33,7 +33,14 @@ class CalibrationData:
     def missing(self, methods: Mapping[str, MergeMethod]) -> list[Problem]:
         """Sets that a method needs and a model has not been given."""
         problems: list[Problem] = []
+        # Models are put to work as they are stored; with these keys the plan shows them otherwise.
+        hindering = [
+            key for key, there in (("slices", self.recipe.all_slices()), ("tokenizer", self.recipe.tokenizer)) if there
+        ]
         for method in methods.values():
+            if method.requires.calibration and hindering:
+                message = f"{method.name} looks at models at work, which cannot be combined with `{hindering[0]}`"
+                problems.append(Problem(self.recipe.where("merge_method"), message))
             needed = {name for one in method.requires.calibration for name in one.data}
             inputs = list(dict.fromkeys(model for section in sections_of(self.recipe) for model in section.models))
             for name in sorted(needed):
