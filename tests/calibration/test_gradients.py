@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
+from transformers import AutoProcessor
 
 from safegraft.calibration import gather
 from safegraft.methods.contract import Statistic
@@ -76,6 +78,17 @@ def test_of_whole_texts(llm: Any, data: Any, tokens_of: Any, request_of: Any, tm
     texts = ["w1 w2 w3", "w4 w5", "w6 w7 w8 w9 w1"]
     gathered = gather(request_of(llm, SQUARE, data.open([{"text": text} for text in texts])), tmp_path)
     assert_gathered(gathered, plainly(llm, [(tokens_of(text), 1) for text in texts], SCORES[SQUARE]))
+
+
+def test_of_a_text_whose_image_comes_first(lvlm: Any, data: Any, request_of: Any, tmp_path: Path) -> None:
+    row = {"text": "w1 w2 w3", "image": data.picture("a.png", 1)}
+    opened = data.open([row], fields={"text": "text", "image": "image"})
+    processor = AutoProcessor.from_pretrained(lvlm.checkpoint.name)
+    image = Image.open(data.folder / "a.png").convert("RGB")
+    inputs = dict(processor(text=["<image>\nw1 w2 w3"], images=[image], return_tensors="pt"))
+    pixels = inputs["input_ids"].shape[1] - 3  # nobody has to predict the image
+    gathered = gather(request_of(lvlm, SQUARE, opened), tmp_path)
+    assert_gathered(gathered, plainly(lvlm, [(inputs, pixels)], SCORES[SQUARE]))
 
 
 def test_a_text_only_model_is_shown_the_texts_of_images(llm: Any, data: Any, request_of: Any, tmp_path: Path) -> None:

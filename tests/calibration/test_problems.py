@@ -190,6 +190,14 @@ def test_a_template_that_drops_the_texts(llm: Any, data: Any, request_of: Any, c
         gather(request_of(model, SQUARE, data.prompts()), tmp_path / "cache")
 
 
+def test_a_model_that_fails_at_work(lvlm: Any, data: Any, request_of: Any, changed: Any, tmp_path: Path) -> None:
+    model = changed(lvlm)
+    model.config(image_token_index=7)
+    with pytest.raises(InputError, match=r"row 1: .* cannot be put to work on it: ValueError: Image features"):
+        gather(request_of(model, SQUARE, data.pictures()), tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_a_picture_that_is_none(lvlm: Any, data: Any, request_of: Any, tmp_path: Path) -> None:
     (data.folder / "a.png").write_bytes(b"no picture")
     rows = [{"q": "w1", "a": "w2", "image": "a.png"}]

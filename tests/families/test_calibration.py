@@ -57,7 +57,7 @@ def worded(family: Any, kind: str, tokens: torch.Tensor) -> Worded:
             inputs[name] = torch.linspace(-1, 1, torch.Size(value).numel()).reshape(value)
         else:
             inputs[name] = torch.tensor(value["values"])
-    return Worded(inputs, torch.arange(1, len(tokens)))
+    return Worded(family.name, inputs, torch.arange(1, len(tokens)))
 
 
 def plainly(model: Any, samples: list[Worded]) -> dict[str, torch.Tensor]:

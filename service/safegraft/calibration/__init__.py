@@ -12,6 +12,7 @@ wording.py     a sample as tokens and pixels
 model.py       a transformers model over a checkpoint, in parts that come and go
 mapping.py     which checkpoint tensors make which parameters, and the way back
 turns.py       many passes through a model at once, layer by layer
+memory.py      giving freed memory back
 sweep.py       the samples' passes through one model
 gradients.py   gradient_square, saliency
 inputs.py      input_norm, input_gram

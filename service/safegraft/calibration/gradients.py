@@ -52,13 +52,17 @@ def mean_loss(outputs: Outputs, worded: Worded) -> torch.Tensor:
 
 
 def token_losses(outputs: Outputs, worded: Worded) -> torch.Tensor:
-    """The cross-entropy of each token that counts. Raises InputError when it is not finite."""
+    """The cross-entropy of each token that counts.
+
+    Raises NonFiniteError where one is not finite, InputError where the model answers with another number of tokens.
+    """
     logits: torch.Tensor = outputs.logits[0]
     if len(logits) != len(worded.tokens):
-        raise InputError(f"the model answers {len(worded.tokens)} tokens with {len(logits)}: it cannot be put to work")
+        message = f"the model answers its {len(worded.tokens)} tokens with {len(logits)}: its loss is not defined"
+        raise InputError(Problem(worded.where, message))
     losses = functional.cross_entropy(logits[worded.targets - 1], worded.tokens[worded.targets], reduction="none")
     if not torch.isfinite(losses).all():
-        raise NonFiniteError("the model's loss on a sample is NaN or infinite: its weights are damaged")
+        raise NonFiniteError(Problem(worded.where, "the model's loss is NaN or infinite: its weights are damaged"))
     return losses
 
 

@@ -11,16 +11,19 @@ Nothing here knows what is being gathered: an Observer does.
 # torch types its own functions in part.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from safegraft.calibration.memory import give_back
 from safegraft.calibration.model import Part, WorkingModel
 from safegraft.calibration.progress import Cancelled, Progress, Report
 from safegraft.calibration.turns import Turns
 from safegraft.calibration.wording import Worded
+from safegraft.errors import InputError, Problem, SafegraftError
 
 KEPT_BYTES = 2 << 30
 MOST_PASSES = 16  # threads at once; with so many, reading weights is a small part of the work
@@ -130,8 +133,8 @@ class _Walk:
             # Threads begin with autograd as it is by default.
             with torch.set_grad_enabled(self.observer.gradients):
                 self.observer.begin(sample)
-                outputs = self.model.module(**worded.inputs, use_cache=False)
-                self.observer.end(outputs, worded)
+                with _explained(self.model.checkpoint.name, worded):
+                    self.observer.end(self.model.module(**worded.inputs, use_cache=False), worded)
 
         return run
 
@@ -169,10 +172,23 @@ class _Walk:
             self.observer.settle(self._here)
             self.model.release(self._here)
             self._here = None
+            give_back()
 
     def _progress(self, done: int) -> None:
         self._done = min(done, self._total)
         self._report(Progress(self._done, self._total))
+
+
+@contextmanager
+def _explained(model: str, worded: Worded) -> Generator[None]:
+    """Say which model failed on which sample."""
+    try:
+        yield
+    except (SafegraftError, MemoryError):
+        raise
+    except Exception as error:  # a model is a stranger's, and transformers raises what it likes
+        message = f"{model} cannot be put to work on it: {type(error).__name__}: {error}"
+        raise InputError(Problem(worded.where, message)) from error
 
 
 def _order(stop: Stop) -> tuple[int, int]:
@@ -244,4 +260,5 @@ class _Layer(torch.autograd.Function):
             if gradient is not None and output.requires_grad
         ]
         torch.autograd.backward([output for output, _ in heads], [gradient for _, gradient in heads])
+        give_back()  # before the next pass makes as much again in a thread of its own
         return None, None, *(tensor.grad for tensor in tensors)

@@ -29,9 +29,10 @@ LEGACY_TEMPLATE = "chat_template.json"
 
 @dataclass(frozen=True, slots=True)
 class Worded:
-    """inputs: the model's keyword arguments, a batch of one. targets: the positions of the tokens that count in the
-    loss; each is predicted at the position before."""
+    """where: the sample's row, for messages. inputs: the model's keyword arguments, a batch of one. targets: the
+    positions of the tokens that count in the loss; each is predicted at the position before."""
 
+    where: str
     inputs: Mapping[str, Any]
     targets: torch.Tensor
 
@@ -93,7 +94,7 @@ class Wording:
         else:
             rendered = self._rendered(sample, [("user", sample.texts["prompt"])], image, answer=True)
             inputs = self._tokenized(sample, rendered, image, self._adds_special_tokens(rendered))
-        return Worded(self._cut(sample, inputs, max_length), torch.empty(0, dtype=torch.long))
+        return Worded(sample.where, self._cut(sample, inputs, max_length), torch.empty(0, dtype=torch.long))
 
     def _image_of(self, sample: Sample) -> Any:
         return _opened(sample.image) if self._processor is not None and sample.image is not None else None
@@ -153,7 +154,7 @@ class Wording:
                 else "has no token to predict: its text is a single token"
             )
             raise InputError(Problem(sample.where, message))
-        return Worded(inputs, targets)
+        return Worded(sample.where, inputs, targets)
 
     def _cut(self, sample: Sample, inputs: dict[str, Any], max_length: int) -> dict[str, Any]:
         tokens = inputs["input_ids"][0]
