@@ -83,7 +83,7 @@ def test_an_installed_plugin_is_found_with_its_version(install: Install) -> None
         pytest.param("1 / 0", "ZeroDivisionError: division by zero", id="code"),
         pytest.param("raise SystemExit(2)", "SystemExit: 2", id="exit"),
         pytest.param(METHOD.replace("@hookimpl", ""), "it needs a function merge_methods(), marked", id="no-hookimpl"),
-        pytest.param(METHOD.replace("    return [Method]", "    pass"), "brings no methods", id="no-return"),
+        pytest.param(METHOD.replace("    return [Method]", "    pass"), "brings nothing", id="no-return"),
         pytest.param(METHOD.replace("def merge_methods", "def merge_method"), "merge_method", id="misspelt-hook"),
         pytest.param(METHOD.replace("def merge_methods()", "def merge_methods(registry)"), "registry", id="hook-args"),
         pytest.param(METHOD.replace("[Method]", "[Method()]"), "is not a subclass of safegraft", id="instance"),

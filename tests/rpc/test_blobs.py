@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safegraft.errors import CheckpointError, DataCorruptedError, UsageError
@@ -52,6 +52,7 @@ def write(store: BlobStore, blob: Blob, content: bytes) -> None:
 
 
 @given(content=st.binary(max_size=300), cut=st.integers(0, 300))
+@settings(deadline=None)
 def test_a_blob_arrives_in_any_two_parts(tmp_path_factory: pytest.TempPathFactory, content: bytes, cut: int):
     store = BlobStore(tmp_path_factory.mktemp("blobs"))
     store.prepare()

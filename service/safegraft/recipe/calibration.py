@@ -8,7 +8,7 @@ from safegraft.recipe.values import Values
 
 FIELDS = ("text", "prompt", "response", "chosen", "rejected", "image")
 # What a row must hold, one of these; an image may come with any.
-KINDS = ({"text"}, {"prompt", "response"}, {"prompt", "chosen", "rejected"})
+KINDS = ({"text"}, {"prompt"}, {"prompt", "response"}, {"prompt", "chosen", "rejected"})
 SAMPLES, MAX_SAMPLES = 128, 100_000
 MAX_LENGTH, LONGEST = 512, 1_000_000  # tokens
 MAX_SEED = 2**63 - 1
