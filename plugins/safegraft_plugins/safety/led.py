@@ -98,7 +98,11 @@ class Led(MergeMethod):
 
 def located(inputs: Sequence[Input]) -> list[int]:
     """The experts that take part."""
-    return [index for index, one in enumerate(inputs) if one.parameters.weight != 0 and None not in saliencies(one)]
+    return [
+        index
+        for index, one in enumerate(inputs)
+        if one.parameters.weight != 0 and all(saliency is not None for saliency in saliencies(one))
+    ]
 
 
 def saliencies(one: Input) -> "tuple[torch.Tensor | None, torch.Tensor | None]":

@@ -1,5 +1,6 @@
 """Safety methods in whole merges: an aligned LLM and its kin have roles, the LVLM's own parts stay."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 import safegraft
-from safegraft.testing import tiny_llm, tiny_lvlm
+from safegraft.testing import tiny_llm, tiny_lvlm, words
 
 
 def merge(tmp_path: Path, method: str, *, base: bool = False, roles: tuple[str, ...] = (), **shared: Any) -> Any:
@@ -63,3 +64,55 @@ def test_layer_swap_keeps_the_first_layers(tmp_path: Path) -> None:
     names = changed(tmp_path, "layer_swap", roles=("aligned",), k=1)
     assert names
     assert all(".layers.1." in name for name in names)
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file of prompts, each with a good and a bad answer."""
+    monkeypatch.setenv("SAFEGRAFT_CACHE", str(tmp_path / "cache"))
+    known = list(words(20))
+    rows = [
+        {name: f"{known[at]} {known[at * step]}" for name, step in (("p", 2), ("r", 1), ("x", 3))} for at in range(6)
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(file)
+
+
+OUTSIDE = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+
+
+@pytest.mark.parametrize(
+    ("method", "roles", "sets", "shared"),
+    [
+        ("antidote", [], {"harmful": {"prompt": "p", "response": "r"}}, {}),
+        ("safe_delta", ["aligned"], {"safety": {"prompt": "p", "response": "r"}}, {"s": 1e6}),
+        ("led", [], {"task": {"prompt": "p", "response": "r"}}, {}),
+        ("somf", ["aligned"], {"preferences": {"prompt": "p", "chosen": "r", "rejected": "x"}}, {}),
+        ("safety_layers", ["aligned"], {"normal": {"text": "p"}, "malicious": {"text": "x"}}, {}),
+    ],
+)
+def test_with_models_at_work(
+    tmp_path: Path, rows: str, method: str, roles: list[str], sets: dict[str, Any], shared: dict[str, Any]
+) -> None:
+    one, other, base = (str(tiny_llm(tmp_path / name, seed=seed)) for name, seed in (("f", 1), ("a", 2), ("b", 3)))
+    recipe: dict[str, Any] = {
+        "merge_method": method,
+        "models": [{"model": one}, *({"model": other, "role": role} for role in roles)],
+        "parameters": shared,
+        "calibration": {name: {"data": rows, **columns} for name, columns in sets.items()},
+    }
+    if method == "led":
+        recipe["base_model"] = base
+    with (
+        safegraft.open(recipe) as merged,
+        safegraft.open({"merge_method": "passthrough", "models": [{"model": one}]}) as f,
+    ):
+        names = {name for name in f.tensors if not torch.equal(merged.tensors[name], f.tensors[name])}
+    first, second = ({name for name in f.tensors if f"layers.{layer}." in name and "_proj" in name} for layer in (0, 1))
+    assert names >= first
+    assert names >= second or method == "safety_layers"
+    assert names & OUTSIDE == {
+        "antidote": {"lm_head.weight"},  # a linear layer, which an embedding is not
+        "safety_layers": set(),
+    }.get(method, OUTSIDE)
