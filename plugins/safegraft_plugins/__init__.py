@@ -3,7 +3,8 @@
 Means and interpolations
     linear.py, passthrough.py, slerp.py, nuslerp.py, multislerp.py, karcher.py, model_stock.py, nearswap.py
 Task vectors, element by element
-    task_arithmetic.py, ties.py, dare.py, della.py, breadcrumbs.py, sce.py, ram.py, magmax.py, consensus.py, pcb.py, cabs.py
+    task_arithmetic.py, ties.py, dare.py, della.py, breadcrumbs.py, sce.py, ram.py, magmax.py, consensus.py, pcb.py,
+    cabs.py
 Task vectors as matrices
     tsv.py, iso.py, star.py, wudi.py, knots.py
 Models at work on data

@@ -117,6 +117,7 @@ class _Trial:
         self.shape = tuple(tensors[0].shape)
         self.statistics = [_statistics(method, self.shape, number) if defined else {} for number in range(len(own))]
         self.dtype = tensors[0].dtype
+        self.made = [{name: one.clone() for name, one in known.items()} for known in self.statistics]
         self.elements = tensors[0].numel()
         everyone = [*tensors, *([] if base is None else [base])]
         self.wholes = [one.flatten() for one in everyone]
@@ -129,11 +130,17 @@ class _Trial:
             self.check_repeated(whole)
             self.check_cuts(whole)
             self.check_prepare(whole)
+            self.require_statistics_unchanged()
         except Exception as error:
             count = len(self.scratch) - self.has_base
             base = " and a base" if self.has_base else ""
             error.add_note(f"with {count} input(s){base} of shape {list(self.shape)}, {self.dtype}")
             raise
+
+    def require_statistics_unchanged(self) -> None:
+        for known, made in zip(self.statistics, self.made, strict=True):
+            same = all(torch.equal(known[name], made[name]) for name in made)
+            self.require(same, "merge() or prepare() changes a statistic; it is kept for other tensors and cuts")
 
     def require(self, condition: bool, message: str) -> None:
         if not condition:

@@ -33,7 +33,7 @@ class SafetyLayers(MergeMethod):
     between mixed pairs; their difference is the gap. Our reading of the paper's plots: the safety layers begin
     where the gap first exceeds 10% of its largest value, and end where it first reaches 90% of it. If no layer has a
     gap, no layer is merged. The paper then adjusts the borders by the share of refusals: `first` and `last`, counted in
-    the result's language model, set them outright, and the data are then not looked at.
+    the result's language model, set them outright, and no data are needed then.
 
     The paper freezes these layers in fine-tuning; to merge them afterwards is our use of it. Tensors outside the
     layers stay the fine-tuned model's.
@@ -47,7 +47,15 @@ class SafetyLayers(MergeMethod):
         min_inputs=1,
         max_inputs=1,
         roles=("aligned",),
-        calibration=(Calibration(COSINES, Statistic.LAYER_COSINES, model="aligned", data=("normal", "malicious")),),
+        calibration=(
+            Calibration(
+                COSINES,
+                Statistic.LAYER_COSINES,
+                model="aligned",
+                data=("normal", "malicious"),
+                unless=("first", "last"),
+            ),
+        ),
     )
     granularity = Granularity.ELEMENT
     Parameters = SafetyLayersParameters

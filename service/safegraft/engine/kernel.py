@@ -15,7 +15,7 @@ import torch
 from safegraft.checkpoint.dtypes import FLOAT_NAMES, DType
 from safegraft.checkpoint.types import TensorInfo
 from safegraft.engine.rows import Piece
-from safegraft.engine.statistics import shown_model
+from safegraft.engine.statistics import is_said, shown_model
 from safegraft.engine.task import Contribution, Plan, StatisticKey, TensorTask
 from safegraft.errors import NonFiniteError, PluginError, Problem, SafegraftError
 from safegraft.methods.contract import Context, Input, MergeMethod, Prepared, TensorView
@@ -228,10 +228,10 @@ class Kernel:
         if index >= len(task.inputs) - len(method.requires.roles):
             return found
         for calibration in method.requires.calibration:
-            gathered = self.gathered[method.name, calibration.name, task.inputs[index].model]
+            gathered = self.gathered.get((method.name, calibration.name, task.inputs[index].model))
             shown = shown_model(task, method, calibration, index)
             tensor = task.contributions[shown].tensor
-            if tensor not in gathered.tensors:
+            if gathered is None or is_said(calibration, task.parameters) or tensor not in gathered.tensors:
                 found[calibration.name] = None
             elif calibration.statistic.elementwise:
                 into = buffers.get((index, calibration.name), stop - start, torch.float32)

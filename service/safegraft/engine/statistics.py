@@ -6,7 +6,7 @@ How a statistic is gathered is the business of safegraft.calibration.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safegraft.checkpoint.types import Checkpoint
 from safegraft.engine.sections import sections_of
@@ -38,10 +38,15 @@ class CalibrationData:
             key for key, there in (("slices", self.recipe.all_slices()), ("tokenizer", self.recipe.tokenizer)) if there
         ]
         for method in methods.values():
-            if method.requires.calibration and hindering:
+            needed = {
+                name
+                for one in method.requires.calibration
+                if not (one.unless and set(one.unless) <= self.recipe.parameters.keys())
+                for name in one.data
+            }
+            if needed and hindering:
                 message = f"{method.name} looks at models at work, which cannot be combined with `{hindering[0]}`"
                 problems.append(Problem(self.recipe.where("merge_method"), message))
-            needed = {name for one in method.requires.calibration for name in one.data}
             inputs = list(dict.fromkeys(model for section in sections_of(self.recipe) for model in section.models))
             for name in sorted(needed):
                 lacking = [model for model in inputs if self._spec(model, name) is None]
@@ -113,6 +118,12 @@ def requests(
     return {key: request for key, request in found.items() if request is not None}
 
 
+def is_said(calibration: Calibration, parameters: Any) -> bool:
+    """Whether the parameters say what the statistic would."""
+    given = parameters.model_dump()
+    return bool(calibration.unless) and all(given[name] is not None for name in calibration.unless)
+
+
 def shown_model(task: TensorTask, method: MergeMethod, calibration: Calibration, number: int) -> int:
     """Which contribution's model a statistic of input `number` is of, as an index of the task's contributions."""
     if calibration.model == "input":
@@ -133,6 +144,8 @@ def _uses(
     roles = dict(zip(method.requires.roles, task.inputs[_first_role(task, method) :], strict=True))
     for number, one in enumerate(task.inputs[: _first_role(task, method)]):
         for calibration in method.requires.calibration:
+            if is_said(calibration, task.parameters):
+                continue
             shown = task.contributions[shown_model(task, method, calibration, number)]
             yield (method.name, calibration.name, one.model), calibration, shown, roles.get("aligned")
 

@@ -51,12 +51,15 @@ class Calibration:
     model: whose: "input" for each input's own, "base", or a role.
     data: the sets it is gathered on, by their names under the recipe's `calibration`. A model's own
     `calibration` comes before the recipe's; the base and models with a role are shown the input's sets.
+    unless: shared parameters that say what the statistic would: where all of them are given (and not None) it is not
+    gathered, and None in `statistics`.
     """
 
     name: str
     statistic: Statistic
     model: str = "input"
     data: tuple[str, ...] = ("task",)
+    unless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class Input:
     model: str
     tensor: "torch.Tensor"
     parameters: Any  # an instance of the method's InputParameters; None where the model has a role
-    # By the names in `requires.calibration`; None where the statistic is not defined for this tensor.
+    # By the names in `requires.calibration`, not to be changed; None where it is not defined for this tensor.
     statistics: Mapping[str, "torch.Tensor | None"] = field(default_factory=dict[str, "torch.Tensor | None"])
 
 
