@@ -25,8 +25,11 @@ This module knows nothing of the rest of the package, of gRPC or of the command 
 `exit_code` and `reason` are what those two read.
 """
 
-from collections.abc import Sequence
+import contextlib
+import errno
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "ServerError",
     "ServerUnavailableError",
     "UsageError",
+    "output_errors",
 ]
 
 
@@ -179,3 +183,14 @@ class DataCorruptedError(ServerError):
     """Bytes do not match their checksum."""
 
     reason = "DATA_CORRUPTED"
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Generator[None]:
+    """Turn an OSError within the block, which writes `path`, into an OutputError in words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(f"{path}: the disk is full; free some space and run the same command again") from error
+        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from error

@@ -6,7 +6,6 @@ either whole or found out. Knows nothing of models.
 """
 
 import contextlib
-import errno
 import fcntl
 import math
 import os
@@ -25,7 +24,7 @@ from safegraft.checkpoint.files import OpenFile
 from safegraft.checkpoint.header import read_header
 from safegraft.checkpoint.types import TensorInfo
 from safegraft.checkpoint.write import encode_header
-from safegraft.errors import CheckpointError, InputError, OutputError, Problem
+from safegraft.errors import CheckpointError, InputError, OutputError, Problem, output_errors
 
 if TYPE_CHECKING:
     import torch
@@ -202,17 +201,6 @@ class Sheet:
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-
-@contextlib.contextmanager
-def output_errors(path: Path) -> Generator[None]:
-    """Turn an OSError inside the block into an OutputError in words."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"{path}: the disk is full; free some space and run the same command again") from error
-        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from error
 
 
 def _take_lock(path: Path) -> int | None:

@@ -5,21 +5,18 @@ order, fsynced, renamed, then recorded with its sha256 in `.journal.json`. At th
 is renamed to its name. Knows nothing of what the bytes are or where they come from.
 """
 
-import contextlib
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import stat
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from safegraft.errors import OutputError
+from safegraft.errors import OutputError, output_errors
 
 JOURNAL = ".journal.json"
 MANIFEST = "safegraft.json"
@@ -37,16 +34,6 @@ class FileDigest:
 def partial_path(out: Path) -> Path:
     """Where the unfinished folder for `out` lies."""
     return out.parent / f".{out.name}.safegraft-partial"
-
-
-@contextlib.contextmanager
-def _output_errors(path: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"{path}: the disk is full; free some space and run the same command again") from error
-        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from error
 
 
 class StagedFolder:
@@ -75,7 +62,7 @@ class StagedFolder:
         self.complete = self._out_is_complete()
         if self.complete:
             return self
-        with _output_errors(self.out):
+        with output_errors(self.out):
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             try:
@@ -104,7 +91,7 @@ class StagedFolder:
 
     def commit(self) -> None:
         """Make the folder appear under its name. The journal goes last: it says whose the folder is."""
-        with _output_errors(self.out):
+        with output_errors(self.out):
             for leftover in self.partial.rglob("*.part"):
                 if leftover.relative_to(self.partial).as_posix() not in self.finished:
                     leftover.unlink()
@@ -119,7 +106,7 @@ class StagedFolder:
 
     def discard(self) -> None:
         """Remove everything that was staged, the journal last."""
-        with _output_errors(self.partial):
+        with output_errors(self.partial):
             self._empty(keep=JOURNAL)
             shutil.rmtree(self.partial)
 
@@ -150,7 +137,7 @@ class StagedFolder:
                 raise OutputError(
                     f"{self.out} holds this merge, but {name} is damaged; remove the folder and run again"
                 )
-        with _output_errors(self.out):
+        with output_errors(self.out):
             (self.out / JOURNAL).unlink(missing_ok=True)  # of a process killed just after the folder got its name
         own = (self.out / MANIFEST).read_bytes()
         self.finished = {**files, MANIFEST: FileDigest(len(own), hashlib.sha256(own).hexdigest())}
@@ -219,7 +206,7 @@ class StagedFile:
         self.part = folder.partial / f"{name}.part"
         self.offset = 0  # bytes that are there: where to continue
         self._hash = hashlib.sha256()
-        with _output_errors(self.target):
+        with output_errors(self.target):
             self.target.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if resume else os.O_TRUNC)
             self._fd = os.open(self.part, flags, 0o644)
@@ -238,7 +225,7 @@ class StagedFile:
 
     def append(self, data: bytes | memoryview) -> None:
         """Write the next bytes and take them into the digest."""
-        with _output_errors(self.target):
+        with output_errors(self.target):
             view = memoryview(data)
             while view:
                 view = view[os.write(self._fd, view) :]
@@ -247,7 +234,7 @@ class StagedFile:
 
     def restart(self) -> None:
         """Throw the bytes away: they turned out to be wrong."""
-        with _output_errors(self.target):
+        with output_errors(self.target):
             os.ftruncate(self._fd, 0)
             os.lseek(self._fd, 0, os.SEEK_SET)
         self._hash = hashlib.sha256()
@@ -262,7 +249,7 @@ class StagedFile:
         """fsync, give the file its name and record it. Raises OutputError if bytes are missing."""
         if self.offset != self.size:
             raise OutputError(f"{self.target}: {self.offset} bytes were written, {self.size} were promised")
-        with _output_errors(self.target):
+        with output_errors(self.target):
             os.fchmod(self._fd, 0o644)  # whatever the umask: the folder is meant to be shared
             os.fsync(self._fd)
             os.rename(self.part, self.target)
