@@ -34,7 +34,7 @@ class RegmeanInputParameters(BaseModel):
 class Regmean(MergeMethod):
     """W = (sum_i w_i W_i G_i) (sum_i w_i G_i)^-1 for a linear layer with weights W_i [out, in].
 
-    The closed form of the paper's section 3, transposed as PyTorch stores weights: of all W the one whose
+    The paper's closed form, transposed as PyTorch stores weights: of all W the one whose
     outputs are nearest to every model's own, in the least squares. G_i = X_i^T X_i [in, in] are the inner
     products of what goes into the layer in model i, on that model's own data (`task`), as a mean over tokens, so that
     the amount of data is no weight. Off its diagonal G_i is multiplied by alpha, as in the paper: alpha = 0

@@ -23,14 +23,15 @@ class AntidoteParameters(BaseModel):
 
 
 class Antidote(MergeMethod):
-    """result = f, with zero where the score |f_ij| |x_j| is among the largest of its row (section 4 of the paper).
+    """result = f, with zero where the score |f_ij| |x_j| is among the largest of its row.
 
     f is the fine-tuned model, x_j the j-th input of the linear layer on harmful data: the recipe's calibration set
     `harmful`, prompts with harmful answers. |x_j| is the norm over all tokens: Wanda's score. Of a row's n weights the
-    ceil(fraction n) with the largest scores are zeroed, of equal ones those with the lowest index; a weight whose
-    score is zero stays.
+    ceil(fraction n) with the largest scores are zeroed, of equal ones those with the lowest index (of equal ones the
+    authors' code takes the highest); a weight whose score is zero stays.
 
-    Tensors without the statistic (norms, biases, embeddings) stay the fine-tuned model's.
+    As in the authors' code, the layers' matrices alone are pruned: norms, biases, embeddings, an output head and a
+    vision tower stay the fine-tuned model's.
     """
 
     name = "antidote"
@@ -48,7 +49,7 @@ class Antidote(MergeMethod):
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         (one,) = inputs
         norms = one.statistics[NORM]
-        if norms is None:
+        if norms is None or context.vocabulary or not context.language:
             return one.tensor
         scores = one.tensor.abs().mul_(norms)
         count = math.ceil(context.parameters.fraction * scores.shape[-1] - ROUNDING)

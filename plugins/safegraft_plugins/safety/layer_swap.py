@@ -25,8 +25,8 @@ class LayerSwap(MergeMethod):
 
     f is the LVLM, `aligned` a its LLM. That the first layers hold perception and the later ones reasoning is what
     the paper finds; cutting there is our reading of it, since its own merges are weighted means over all
-    layers. Tensors outside the layers (embeddings, final norm, head) stay the LVLM's, as do layers of a stack
-    of k or fewer. At t = 1 later layers are the LLM's as they are; lower t for a gentler merge.
+    layers. Tensors outside the language model's layers (embeddings, final norm, head, a vision tower) stay the LVLM's.
+    At t = 1 later layers are the LLM's as they are; lower t for a gentler merge.
     """
 
     name = "layer_swap"
@@ -38,7 +38,7 @@ class LayerSwap(MergeMethod):
 
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         lvlm, aligned = (one.tensor for one in inputs)
-        if context.layer is None or context.layer < context.parameters.k:
+        if context.layer is None or not context.language or context.layer < context.parameters.k:
             return lvlm
         return between(lvlm, aligned, context.parameters.t)
 

@@ -39,7 +39,7 @@ class LedInputParameters(BaseModel):
 
 
 class Led(MergeMethod):
-    """result = b + alpha sum_i w_i m_i (x_i - b), with disjoint masks m_i (section 3 of the paper).
+    """result = b + alpha sum_i w_i m_i (x_i - b), with disjoint masks m_i.
 
     x_i are the experts, a safety-aligned one among them, each with its own calibration set `task`; b is the base.
 

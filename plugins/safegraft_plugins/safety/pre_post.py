@@ -22,7 +22,7 @@ class PrePostParameters(BaseModel):
 
 
 class PrePost(MergeMethod):
-    """result = (1 - lambda) a + lambda f: the linear merge of the paper's section 3.
+    """result = (1 - lambda) a + lambda f: the linear merge of the paper.
 
     f is the fine-tuned model, `aligned` a the model before fine-tuning. The paper tries lambda from 0 to 1 and takes
     what validates best; the default is low-strength.

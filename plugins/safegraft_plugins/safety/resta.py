@@ -24,7 +24,7 @@ class RestaParameters(BaseModel):
 
 
 class Resta(MergeMethod):
-    """result = f + gamma (a - u), the paper's section 3: a - u is the safety vector.
+    """result = f + gamma (a - u): a - u is the safety vector.
 
     f is the fine-tuned model; `aligned` a is what it was fine-tuned from; `unaligned` u is a after a short
     fine-tuning on harmful data, which the user makes. With `drop_rate` p it is the variant with DARE:

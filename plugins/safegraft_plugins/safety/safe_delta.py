@@ -41,9 +41,12 @@ class SafeDelta(MergeMethod):
 
     [H^-1]_jj is that of the inputs from j on, the squared diagonal of the Cholesky factor, as in SparseGPT. H is
     damped by 1% of its mean diagonal; its scale has no effect. As in the authors' code, except that they budget
-    every 2048 columns apart, accept equal costs in any order, and compensate four columns at a time.
+    every 2048 columns apart, as they are after compensation; accept equal costs in any order; compensate four
+    columns at a time; give long samples more weight; and set H_jj = 1 for an input j that is never excited, which
+    costs the damping alone here.
 
-    s = 0 gives a. Tensors without the statistic (norms, biases, embeddings) are the aligned model's, as there.
+    s = 0 gives a. What is no linear layer (norms, biases), embeddings and the output head are the aligned model's, as
+    there. What is not of the language model, where a is an LVLM as well, stays the fine-tuned model's.
     """
 
     name = "safe_delta"
@@ -72,7 +75,9 @@ class SafeDelta(MergeMethod):
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         fine_tuned, aligned = (one.tensor for one in inputs)
         gram = inputs[0].statistics[GRAM]
-        if gram is None:
+        if not context.language:
+            return fine_tuned
+        if gram is None or context.vocabulary:
             return aligned
         factor = inverse_factor(gram)
         accepted = accept(fine_tuned - aligned, factor.diagonal().square(), context.parameters)
@@ -84,8 +89,7 @@ def inverse_factor(gram: "torch.Tensor") -> "torch.Tensor":
     import torch
 
     h = gram.to(torch.float64, copy=True)
-    h.diagonal().masked_fill_(h.diagonal() == 0, 1)  # an input that is never excited costs nothing, but is no zero
-    h.diagonal().add_(DAMPING * h.diagonal().mean())
+    h.diagonal().add_(DAMPING * float(h.diagonal().mean()) or 1.0)  # without any input, all elements cost the same
     # From the last input to the first, H = R R^T with R upper triangular, and U = R^-1: one factorisation less
     # than inverting H. torch's stubs leave linalg untyped.
     root = cast("torch.Tensor", torch.linalg.cholesky(h.flip(0, 1))).flip(0, 1)  # pyright: ignore[reportUnknownMemberType]

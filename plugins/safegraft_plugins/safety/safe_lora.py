@@ -28,7 +28,7 @@ class SafeLoraParameters(BaseModel):
 
 
 class SafeLora(MergeMethod):
-    """result = a + C d where cos(C d, d) <= threshold, else f; d = f - a, V = a - b, C = V V^T / |V|_F (section 3).
+    """result = a + C d where cos(C d, d) <= threshold, else f; d = f - a, V = a - b, C = V V^T / |V|_F.
 
     f is the fine-tuned model, `aligned` a what it was fine-tuned from, the base b the unaligned model that a was made
     of. Where f is a LoRA, d is exactly its scaled product B A, and C d is the product with B replaced by C B. Each

@@ -27,7 +27,7 @@ class SafeMergeParameters(BaseModel):
 
 
 class SafeMerge(MergeMethod):
-    """result = (1 - w) f + w s where rho < threshold, else f; rho = cos(C d, d), w the safe weight (section 3).
+    """result = (1 - w) f + w s where rho < threshold, else f; rho = cos(C d, d), w the safe weight.
 
     d = f - a and C = V V^T / |V|_F with V = a - b, as in `safe_lora`. f is the fine-tuned model, `aligned` a what it
     was fine-tuned from, `safety_tuned` s the same a fine-tuned on safety data, the base b the unaligned model behind

@@ -28,15 +28,16 @@ class SafetyLayers(MergeMethod):
     """result = (1 - t) f + t a in the safety layers, else f.
 
     f is the fine-tuned model, `aligned` a what it was fine-tuned from. Where in a the last token's state of a malicious
-    query parts from that of a normal one lie its safety layers (section 3 of the paper). Of two calibration sets
+    query parts from that of a normal one lie its safety layers. Of two calibration sets
     of queries, `normal` and `malicious`, each layer has the angle of the mean cosine between pairs of normal ones and
     between mixed pairs; their difference is the gap. Our reading of the paper's plots: the safety layers begin
     where the gap first exceeds 10% of its largest value, and end where it first reaches 90% of it. If no layer has a
     gap, no layer is merged. The paper then adjusts the borders by the share of refusals: `first` and `last`, counted in
     the result's language model, set them outright, and no data are needed then.
 
-    The paper freezes these layers in fine-tuning; to merge them afterwards is our use of it. Tensors outside the
-    layers stay the fine-tuned model's.
+    The paper freezes these layers in fine-tuning; to merge them afterwards is our use of it. t = 1 gives the layers
+    that freezing would have kept; the default is a gentler start. Tensors outside the language
+    model's layers stay the fine-tuned model's.
     """
 
     name = "safety_layers"
@@ -69,7 +70,7 @@ class SafetyLayers(MergeMethod):
 
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         fine_tuned, aligned = (one.tensor for one in inputs)
-        if context.layer not in safety_layers(inputs[0].statistics[COSINES], context):
+        if not context.language or context.layer not in safety_layers(inputs[0].statistics[COSINES], context):
             return fine_tuned
         return between(fine_tuned, aligned, context.parameters.t)
 

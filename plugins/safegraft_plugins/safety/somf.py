@@ -23,11 +23,15 @@ class SomfInputParameters(BaseModel):
 
 
 class Somf(MergeMethod):
-    """result = a + sum_i lambda_i m_i (f_i - a): of each update, the part that its mask keeps (section 3 of the paper).
+    """result = a + sum_i lambda_i m_i (f_i - a): of each update, the part that its mask keeps.
 
     f_i are fine-tuned models, `aligned` a what they were fine-tuned from. m_i is 1 where a relaxed Bernoulli mask,
     learned by DPO on the recipe's calibration set `preferences` (prompts with a safe and an unsafe answer), keeps the
-    element with a probability above one half. Of a tensor without the statistic nothing of the update is kept.
+    element with a probability above one half. Of a tensor without the statistic nothing of the update is kept: that
+    may be a vocabulary, where f_i has other tokens than a.
+
+    In the authors' code one mask is learned for all f_i together, is drawn once more at the end, and what it keeps is
+    divided by its mean. Here each f_i has its own, the likelier value counts, and nothing is rescaled.
     """
 
     name = "somf"

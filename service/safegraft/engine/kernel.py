@@ -177,6 +177,7 @@ class Kernel:
             layer=task.layer,
             layers=task.layers,
             vocabulary=task.vocabulary,
+            language=task.language,
             stored=_torch_name(task.stored),
             out=_torch_name(task.dtype),
         )

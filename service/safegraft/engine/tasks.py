@@ -11,6 +11,7 @@ from safegraft.checkpoint.types import Checkpoint, TensorInfo
 from safegraft.engine.align import Alignment
 from safegraft.engine.anatomy import depth_of, place_of, stacks_of, vocabulary_tensors
 from safegraft.engine.assembly import Assembly
+from safegraft.engine.modules import Parts
 from safegraft.engine.rows import RowLayout, RowMap, pair_by_position, pair_by_token
 from safegraft.engine.sections import Section
 from safegraft.engine.settings import resolve, resolve_modifier
@@ -72,6 +73,7 @@ class TaskBuilder:
         self.input_problems: list[Problem] = []
         self.notes: dict[str, None] = {}
         self._stacks = stacks_of(self.host.tensors.values())
+        self._parts = Parts(self.host)
         self._host_vocabulary = vocabulary_tensors(self.host)
         self._vocabularies = {model: vocabulary_tensors(one) for model, one in checkpoints.items()}
         self._row_maps: dict[tuple[str, int, int], RowMap | None] = {}
@@ -270,6 +272,7 @@ class TaskBuilder:
             layer=layer,
             layers=layers,
             vocabulary=vocabulary,
+            language=self._parts.is_language(host_tensor.name),
             stored=self._stored_dtype(offer.everyone),
             modifications=modifications if origin is not None else (),
             modified_from=origin or 0,

@@ -105,6 +105,7 @@ class Context:
     layer: int | None = None  # the tensor's place among the layers of its stack, from 0; None outside stacks
     layers: int = 0  # in that stack
     vocabulary: bool = False  # whether a row stands for a token
+    language: bool = True  # whether it is of the language model: its layers, vocabulary, norms; not of a vision tower
     stored: str = "float32"  # the widest dtype among the contributions (the recipe's `dtype` where set) ...
     out: str = "float32"  # ... and the dtype the result is rounded to: torch's names
 

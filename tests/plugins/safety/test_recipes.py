@@ -113,6 +113,6 @@ def test_with_models_at_work(
     assert names >= first
     assert names >= second or method == "safety_layers"
     assert names & OUTSIDE == {
-        "antidote": {"lm_head.weight"},  # a linear layer, which an embedding is not
+        "antidote": set(),
         "safety_layers": set(),
     }.get(method, OUTSIDE)

@@ -123,8 +123,10 @@ def test_limits(merged: Merge) -> None:
     assert torch.equal(merged(SafeDelta, [f], roles=[a], statistics=known(None), s=1e9), a)
 
 
-def test_the_statistics_scale_does_not_matter(merged: Merge) -> None:
+@pytest.mark.parametrize("never", [[], [2]])
+def test_the_statistics_scale_does_not_matter(merged: Merge, never: list[int]) -> None:
     a, f, h = drawn(14, 6, 5), drawn(15, 6, 5), gram(16, 5)
+    h[never] = h[:, never] = 0
     one = merged(SafeDelta, [f], roles=[a], statistics=known(h), s=1e6)
     assert not torch.equal(one, a)
     torch.testing.assert_close(merged(SafeDelta, [f], roles=[a], statistics=known(h * 1e-6), s=1e6), one)
@@ -132,6 +134,11 @@ def test_the_statistics_scale_does_not_matter(merged: Merge) -> None:
 
 def test_inputs_that_are_never_excited(merged: Merge) -> None:
     h = torch.diag(torch.tensor([0.0, 1.0, 0.0]))
+    # Damped, H = diag(1, 301, 1) / 300. The first and third column cost (1 + 1) / 300 and (16 + 1) / 300, the second
+    # 4 * 301 / 300 more. The budget is 0.1: mean(cost) is 303 / 900.
+    within = 0.1 * UNIT / (303 / 900 * 6)
+    result = merged(SafeDelta, [F], roles=[A], statistics=known(h), s=within, exempt=0)
+    torch.testing.assert_close(result - A, torch.tensor([[1.0, 0.0, 4.0], [-1.0, 0.0, 1.0]]))
     result = merged(SafeDelta, [F], roles=[A], statistics=known(h), s=1e9, exempt=0)
     assert torch.equal(result, F)
     assert bool(torch.isfinite(merged(SafeDelta, [F], roles=[A], statistics=known(h * 0))).all())
