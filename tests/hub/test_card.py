@@ -2,6 +2,7 @@
 
 import ast
 import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -10,12 +11,14 @@ from huggingface_hub import ModelCard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import safegraft
 from safegraft.checkpoint.dtypes import DType
 from safegraft.checkpoint.types import Checkpoint, Identity
 from safegraft.engine.task import Contribution, Cost, Plan, PlannedFile, TensorTask
 from safegraft.hub.card import cell, code, fence, render_card
 from safegraft.methods import Granularity, MergeMethod, Requirements
 from safegraft.recipe import parse_recipe, read_recipe
+from safegraft.testing import tiny_llm
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -163,6 +166,24 @@ def test_a_base_of_its_own_has_its_role() -> None:
     )
     assert "| `a` | input, host |  |" in card
     assert "| `b` | base |  |" in card
+
+
+def test_a_model_with_a_role_and_a_modifier(tmp_path: Path) -> None:
+    for seed, name in enumerate(("tuned", "aligned")):
+        tiny_llm(tmp_path / name, seed=seed)
+    models = [{"model": str(tmp_path / "tuned")}, {"model": str(tmp_path / "aligned"), "role": "aligned"}]
+    base = {
+        "base_model": str(tmp_path / "tuned"),
+        "modifiers": [{"name": "lines", "parameters": {"alpha": 1, "beta": 0}}],
+    }
+    for recipe, role, modified in (
+        ({"merge_method": "pre_post", "models": models}, "`aligned`", False),
+        ({"merge_method": "linear", "models": [{**models[0], "parameters": {"weight": 1}}], **base}, "", True),
+    ):
+        with safegraft.open(recipe) as merged:
+            card = merged.files["README.md"].read().decode()
+        assert ("| `aligned` | `aligned` |" in section(card, "Inputs")) is bool(role)
+        assert ("- then `lines`: Scales the merged update" in section(card, "Method")) is modified
 
 
 def test_methods_with_their_references() -> None:

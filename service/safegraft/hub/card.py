@@ -14,7 +14,7 @@ import yaml
 
 from safegraft.engine.anatomy import is_multimodal
 from safegraft.engine.task import Plan
-from safegraft.methods.contract import MergeMethod
+from safegraft.methods.contract import MergeMethod, Modifier
 from safegraft.recipe.canonical_form import canonical
 
 _HUB_MODEL = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@[0-9a-f]{40}", re.ASCII)  # as local.py names them
@@ -93,8 +93,8 @@ def _metadata(plan: Plan) -> str:
     """The YAML between the dashes. No licence is claimed: the plan knows of none (see `_licence`)."""
     from huggingface_hub import ModelCardData  # only cards need it, and only when they are made
 
-    found = [_HUB_MODEL.fullmatch(checkpoint.name) for checkpoint in plan.checkpoints.values()]
-    known = [match[1] for match in found if match]
+    sources = [source for checkpoint in plan.checkpoints.values() for source in checkpoint.sources]
+    known = list(dict.fromkeys(match[1] for one in sources if (match := _HUB_MODEL.fullmatch(one))))
     metadata = ModelCardData(
         base_model=known or None,
         library_name="transformers",
@@ -128,8 +128,10 @@ def _inputs(plan: Plan) -> str:
 
 
 def _role(plan: Plan, model: str) -> str:
+    own = {entry.role for entry in plan.recipe.all_entries() if entry.model == model and entry.role is not None}
     roles = {
-        "input": model in plan.recipe.inputs(),
+        "input": model in plan.recipe.inputs() and not own,
+        **{code(role): True for role in sorted(own)},
         "base": model in plan.recipe.bases(),
         "host": model == plan.host_model,
     }
@@ -138,13 +140,19 @@ def _role(plan: Plan, model: str) -> str:
 
 def _methods(plan: Plan) -> str:
     used = Counter(task.method for task in plan.tensors if task.action == "merge")
-    return "\n".join(f"- {_method(method, used[name])}" for name, method in sorted(plan.methods.items()))
+    lines = [f"- {_method(method, used[name])}" for name, method in sorted(plan.methods.items())]
+    lines += [f"- then {_brought(plan.modifiers[entry.name])}" for entry in plan.recipe.modifiers]
+    return "\n".join(lines)
 
 
 def _method(method: MergeMethod, tensors: int) -> str:
-    summary = " ".join(method.summary.split())  # a plugin's own words, not a stranger's: its code runs here
-    source = f"[reference]({method.reference})" if _URL.fullmatch(method.reference) else code(method.reference)
-    return f"{code(method.name)} for {_tensor_count(tensors)}: {summary.rstrip('.')} ({source})"
+    return _brought(method, f" for {_tensor_count(tensors)}")
+
+
+def _brought(one: MergeMethod | Modifier, scope: str = "") -> str:
+    summary = " ".join(one.summary.split())  # a plugin's own words, not a stranger's: its code runs here
+    source = f"[reference]({one.reference})" if _URL.fullmatch(one.reference) else code(one.reference)
+    return f"{code(one.name)}{scope}: {summary.rstrip('.')} ({source})"
 
 
 def _recipe_yaml(plan: Plan) -> str:
