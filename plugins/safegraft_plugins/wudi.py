@@ -1,7 +1,7 @@
 """WUDI merging (Cheng et al., arXiv 2503.08099) in closed form (Wei et al., arXiv 2606.07289)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,24 +14,21 @@ if TYPE_CHECKING:
     import torch
 
 
-class FlowParameters(BaseModel):
+class WudiParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
+    scale: float | None = Field(
+        None,
+        alias="lambda",
+        allow_inf_nan=False,
+        description="Factor on the merged task vector; none is 1/models, or 1 where the flow starts at the mean.",
+    )
+
+
+class SwudiParameters(WudiParameters):
     t: float = Field(300.0, ge=0, allow_inf_nan=False, description="How long the flow runs; 0 gives its start.")
     rank_ratio: float = Field(0.85, gt=0, le=1, description="Share of the input directions that the flow moves in.")
-
-
-class SwudiParameters(FlowParameters):
-    scale: float | None = Field(
-        None, alias="lambda", allow_inf_nan=False, description="Factor on the merged task vector; none is 1/models."
-    )
-
-
-class AswudiParameters(FlowParameters):
-    scale: float = Field(1.0, alias="lambda", allow_inf_nan=False, description="Factor on the merged task vector.")
-    rank_rule: Literal["ratio", "participation"] = Field(
-        "ratio", description="How many directions: by `rank_ratio`, or as many as each matrix's spectrum spreads over."
-    )
+    start: Literal["sum", "mean"] = Field("sum", description="Of the task vectors: where the flow starts.")
 
 
 class Swudi(Matrixwise):
@@ -45,10 +42,11 @@ class Swudi(Matrixwise):
 
     t_0 = sum_i t_i, and K = ceil(rank_ratio * in). As the trace of C is the number of models, t does not depend
     on the size of the task vectors, and t* scales with them. Task vectors that are zero add nothing to C and D.
+    `start: mean`, our addition, takes t_0 = 1/N sum_i t_i.
 
-    lambda: directions that the flow leaves alone hold the sum, so that t* is about N times a task vector where
-    models agree. The authors set lambda near 1/N for large models; that is the default here. (With their
-    vision models they use 1.) One model: b + lambda t_1, whatever t.
+    lambda: directions that the flow leaves alone hold the start, so that t* is about N times a task vector where
+    models agree, if that is the sum. The authors set lambda near 1/N for large models; that is the default
+    here, and 1 for the mean. (With their vision models they use 1.) One model: b + lambda t_1, whatever t.
 
     Time grows with the cube of min(in, N out).
 
@@ -57,46 +55,63 @@ class Swudi(Matrixwise):
     """
 
     name = "swudi"
-    summary = "WUDI in closed form, from the sum of the task vectors."
+    summary = "WUDI in closed form: the task vectors' sum, moved where they disagree."
     reference = "https://arxiv.org/abs/2606.07289"
     Parameters = SwudiParameters
 
     def factor(self, parameters: SwudiParameters, count: int) -> float:
-        return 1 / count if parameters.scale is None else parameters.scale
+        if parameters.scale is not None:
+            return parameters.scale
+        return 1 / count if parameters.start == "sum" else 1.0
 
     def merge_elements(self, taus: "Sequence[torch.Tensor]", parameters: SwudiParameters) -> "torch.Tensor":
-        return total(taus)
+        return started(total(taus), len(taus), parameters.start)
 
     def merge_matrices(self, taus: "Sequence[torch.Tensor]", parameters: SwudiParameters) -> "torch.Tensor":
-        start = total([tau.double() for tau in taus])
-        return flow(taus, start, parameters)
+        start = started(total([tau.double() for tau in taus]), len(taus), parameters.start)
+        return flow(taus, start, lambda _: share(start.shape[1], parameters.rank_ratio), parameters.t)
 
 
 class Aswudi(Matrixwise):
-    """result = b + lambda t*: as `swudi`, but from the mean of the task vectors, t_0 = 1/N sum_i t_i.
+    """result = b + lambda t*: `swudi` with an adaptive rank, the A of its name, run to its end.
 
-    What the flow leaves alone is the mean here, so lambda is 1 by default; equal models give their own task
-    vector. Tensors other than matrices of linear layers: b + lambda t_0.
-
-    The authors' A stands for an adaptive rank: K is found for each matrix. Here that is the choice
-    `rank_rule: participation`, K = ceil((sum_j sqrt L_j)^2 / sum_j L_j), their default rule, which leaves
-    `rank_ratio` without effect. They use it with f = 1, which a large t comes close to, and start from the sum.
+    K = ceil((sum_j sqrt L_j)^2 / sum_j L_j), found for each matrix: how many directions its spectrum spreads over.
+    f = 1 in these and 0 in the others: t is infinite. t_0 is the sum; lambda and other tensors are as in `swudi`.
     """
 
     name = "aswudi"
-    summary = "WUDI in closed form, from the mean of the task vectors."
+    summary = "SWUDI at its end, in as many directions as each matrix's spectrum spreads over."
     reference = "https://arxiv.org/abs/2606.07289"
-    Parameters = AswudiParameters
+    Parameters = WudiParameters
 
-    def merge_matrices(self, taus: "Sequence[torch.Tensor]", parameters: AswudiParameters) -> "torch.Tensor":
-        start = total([tau.double() for tau in taus]).div_(len(taus))
-        return flow(taus, start, parameters)
+    def factor(self, parameters: WudiParameters, count: int) -> float:
+        return 1 / count if parameters.scale is None else parameters.scale
+
+    def merge_elements(self, taus: "Sequence[torch.Tensor]", parameters: WudiParameters) -> "torch.Tensor":
+        return total(taus)
+
+    def merge_matrices(self, taus: "Sequence[torch.Tensor]", parameters: WudiParameters) -> "torch.Tensor":
+        return flow(taus, total([tau.double() for tau in taus]), participating, math.inf)
+
+
+def started(sum_of_taus: "torch.Tensor", models: int, start: str) -> "torch.Tensor":
+    return sum_of_taus if start == "sum" else sum_of_taus.div_(models)
+
+
+def share(inputs: int, ratio: float) -> int:
+    """K as a share of the input directions."""
+    return max(1, math.ceil(round(ratio * inputs, 6)))  # 0.55 * 100 is 55.00000000000001
+
+
+def participating(singular: "torch.Tensor") -> int:
+    """K from A's singular values, the roots of L: how many directions they spread over."""
+    return math.ceil(round(float(singular.sum().square() / singular.square().sum()), 6))
 
 
 def flow(
-    taus: "Sequence[torch.Tensor]", start: "torch.Tensor", parameters: SwudiParameters | AswudiParameters
+    taus: "Sequence[torch.Tensor]", start: "torch.Tensor", directions: "Callable[[torch.Tensor], int]", t: float
 ) -> "torch.Tensor":
-    """t* from t_0, in float64."""
+    """t* from t_0, in float64. directions: K, from the roots of L. Overwrites `start`."""
     import torch
 
     from safegraft_plugins.spectrum import norm, thin_svd
@@ -110,20 +125,13 @@ def flow(
     if not units:
         return start
     parts = thin_svd(torch.cat(units))
-    kept = parts.first(moved(parts.s, start.shape[1], parameters))
-    filtered = -torch.expm1(-kept.s.square() * parameters.t)
+    kept = parts.first(directions(parts.s))
+    filtered = -torch.expm1(-kept.s.square() * t)
     # D V = sum_i t_i A_i^T A_i V, and A_i V are the rows of U S that belong to model i.
     blocks = (kept.u * kept.s).reshape(len(units), start.shape[0], -1)
     sizes = [size for size in sizes if size]
     pulled = total([size * (unit @ (unit.mT @ block)) for size, unit, block in zip(sizes, units, blocks, strict=True)])
     return start.add_((pulled * (filtered / kept.s.square()) - (start @ kept.vh.mT) * filtered) @ kept.vh)
-
-
-def moved(singular: "torch.Tensor", inputs: int, parameters: SwudiParameters | AswudiParameters) -> int:
-    """K, from A's singular values: the roots of L."""
-    if isinstance(parameters, AswudiParameters) and parameters.rank_rule == "participation":
-        return math.ceil(round(float(singular.sum().square() / singular.square().sum()), 6))
-    return max(1, math.ceil(round(parameters.rank_ratio * inputs, 6)))  # 0.55 * 100 is 55.00000000000001
 
 
 @hookimpl

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from safegraft.methods import MergeMethod
 from safegraft.testing import check_method
-from safegraft_plugins.wudi import Aswudi, Swudi, moved
+from safegraft_plugins.wudi import Aswudi, Swudi, participating, share
 
 Merge = Callable[..., torch.Tensor]
 
@@ -55,11 +55,11 @@ def steps(taus: list[torch.Tensor], start: torch.Tensor, t: float, count: int = 
 
 
 def test_contract() -> None:
-    for method in (Swudi, Aswudi):
-        check_method(method)
-        check_method(method, parameters={"t": 2, "lambda": 0.5}, input_parameters={"weight": -2}, inputs=3)
-        check_method(method, parameters={"t": 0, "rank_ratio": 1e-9})
-    check_method(Aswudi, parameters={"rank_rule": "participation", "t": 1e9})
+    for shared in ({}, {"t": 2, "lambda": 0.5}, {"t": 0, "rank_ratio": 1e-9}, {"start": "mean"}):
+        check_method(Swudi, parameters=shared, input_parameters={"weight": -2}, inputs=3)
+    check_method(Swudi)
+    check_method(Aswudi)
+    check_method(Aswudi, parameters={"lambda": 0.5}, input_parameters={"weight": -2}, inputs=3)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,11 @@ def test_contract() -> None:
         (Swudi, {"t": HALF, "lambda": 1}, 4.5),
         (Swudi, {"t": 0, "lambda": 1}, 6.0),
         (Swudi, {"t": 300, "lambda": 1}, 3.0),
-        (Aswudi, {"t": HALF}, 3.0),
-        (Aswudi, {"t": 0, "lambda": 2}, 6.0),
+        (Swudi, {"t": HALF, "start": "mean"}, 3.0),
+        (Swudi, {"t": 0, "lambda": 2, "start": "mean"}, 6.0),
+        # At its end, from the sum: the goal, times 1/2
+        (Aswudi, {}, 1.5),
+        (Aswudi, {"lambda": 1}, 3.0),
     ],
 )
 def test_one_direction_by_hand(
@@ -89,23 +92,36 @@ def test_tasks_with_different_inputs_add_up_by_hand(merged: Merge) -> None:
     other = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 3.0]])
     inputs = [BASE + one, BASE + other]
     close(merged(Swudi, inputs, base=BASE, **{"lambda": 1}), BASE + one + other, 1e-6)
-    close(merged(Aswudi, inputs, base=BASE), BASE + one + other, 1e-6)  # C's eigenvalues are 1: f = 1 - exp(-300)
+    close(merged(Aswudi, inputs, base=BASE, **{"lambda": 1}), BASE + one + other, 1e-6)
+    close(merged(Swudi, inputs, base=BASE, start="mean"), BASE + one + other, 1e-6)  # C's eigenvalues are 1
     # K = 1 of 3 leaves one of the two where it starts; which, the solver says, as both eigenvalues are 1
-    cut = merged(Aswudi, inputs, base=BASE, rank_ratio=0.2) - BASE
+    cut = merged(Swudi, inputs, base=BASE, rank_ratio=0.2, start="mean") - BASE
     both = sorted([float(cut[0, 0]) / 2, float(cut[1, 2]) / 3])
     assert both == pytest.approx([0.5, 1], abs=1e-6)
 
 
-@pytest.mark.parametrize(("method", "share"), [(Swudi, 1), (Aswudi, 1 / 3)])
+@pytest.mark.parametrize(("name", "factor"), [("sum", 1), ("mean", 1 / 3)])
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (2, 12)])  # in the last, C has 6 of 12 eigenvalues
-def test_against_the_formula(merged: Merge, method: type[MergeMethod], share: float, shape: tuple[int, int]) -> None:
+def test_against_the_formula(merged: Merge, name: str, factor: float, shape: tuple[int, int]) -> None:
     taus = [draw(*shape, seed=seed) for seed in range(3)]
-    start = share * torch.stack(taus).sum(dim=0)
+    start = factor * torch.stack(taus).sum(dim=0)
     base = draw(*shape, seed=9)
     for t, ratio in ((0.5, 1.0), (300.0, 0.85), (5.0, 0.3)):
-        result = merged(method, [base + tau for tau in taus], base=base, t=t, rank_ratio=ratio, **{"lambda": 0.7})
+        shared = {"t": t, "rank_ratio": ratio, "lambda": 0.7, "start": name}
+        result = merged(Swudi, [base + tau for tau in taus], base=base, **shared)
         kept = math.ceil(shape[1] * ratio)
         close(result, base + 0.7 * closed_form(taus, start, t, kept), 1e-8)
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (4, 11)])
+def test_adaptive_against_the_formula(merged: Merge, shape: tuple[int, int]) -> None:
+    taus = [draw(*shape, seed=seed) for seed in range(3)]
+    base = draw(*shape, seed=9)
+    values = torch.linalg.eigvalsh(operators(taus)[0]).clamp(min=0)
+    kept = math.ceil(float(values.sqrt().sum() ** 2 / values.sum()))
+    assert 1 < kept < shape[1]
+    result = merged(Aswudi, [base + tau for tau in taus], base=base)
+    close(result, base + closed_form(taus, torch.stack(taus).sum(dim=0), 1e9, kept) / 3, 1e-8)
 
 
 def test_it_is_where_gradient_descent_goes(merged: Merge) -> None:
@@ -119,7 +135,7 @@ def test_it_is_where_gradient_descent_goes(merged: Merge) -> None:
 def test_a_weight_scales_what_is_asked_of_a_task_but_not_how_loudly(merged: Merge) -> None:
     """|t_i|^2 divides the loss: C stays, D and the start change as for a task vector that is twice as long."""
     taus = [draw(6, 9, seed=seed) for seed in range(2)]
-    result = merged(Aswudi, taus, [{"weight": 2}, {}], torch.zeros_like(taus[0]), t=3)
+    result = merged(Swudi, taus, [{"weight": 2}, {}], torch.zeros_like(taus[0]), t=3, start="mean")
     close(result, closed_form([2 * taus[0], taus[1]], taus[0] + taus[1] / 2, 3, 8))
 
 
@@ -132,44 +148,40 @@ def test_one_model_is_kept(merged: Merge, method: type[MergeMethod]) -> None:
 
 def test_equal_models_give_themselves_from_the_mean(merged: Merge) -> None:
     base, tau = draw(6, 9, seed=1), draw(6, 9, seed=2)
-    close(merged(Aswudi, [base + tau] * 3, base=base), base + tau, 1e-9)
+    close(merged(Swudi, [base + tau] * 3, base=base, start="mean"), base + tau, 1e-9)
 
 
 def test_a_task_vector_of_zero_asks_for_nothing(merged: Merge) -> None:
     """It counts among the N models: the start is half of the other, which is the goal where the flow is done."""
     tau = draw(4, 4, seed=1)
     zero = torch.zeros_like(tau)
-    close(merged(Aswudi, [tau, zero], base=zero, t=1e9, rank_ratio=1), tau, 1e-6)
-    close(merged(Aswudi, [tau, zero], base=zero, t=0), tau / 2)
+    close(merged(Swudi, [tau, zero], base=zero, t=1e9, rank_ratio=1, start="mean"), tau, 1e-6)
+    close(merged(Swudi, [tau, zero], base=zero, t=0, start="mean"), tau / 2)
 
 
 @pytest.mark.parametrize(
-    ("asked", "inputs", "expected"),
-    [
-        ({"rank_ratio": 0.85}, 4096, 3482),  # 3481.6
-        ({"rank_ratio": 0.55}, 100, 55),  # in floating point 0.55 * 100 is a little more
-        ({"rank_ratio": 1e-9}, 10, 1),
-        ({"rank_rule": "participation"}, 10, 3),  # (4 + 2 + 1)^2 / (16 + 4 + 1) = 2.33
-        ({"rank_rule": "participation", "rank_ratio": 0.1}, 10, 3),
-    ],
+    ("ratio", "inputs", "expected"),
+    [(0.85, 4096, 3482), (0.55, 100, 55), (1e-9, 10, 1)],  # 3481.6; in floating point 0.55 * 100 is a little more
 )
-def test_how_many_directions_move(asked: dict[str, Any], inputs: int, expected: int) -> None:
-    singular = torch.tensor([4.0, 2.0, 1.0])
-    assert moved(singular, inputs, Aswudi.Parameters.model_validate(asked)) == expected
+def test_how_many_directions_move(ratio: float, inputs: int, expected: int) -> None:
+    assert share(inputs, ratio) == expected
 
 
-def test_equal_eigenvalues_all_participate() -> None:
-    assert moved(torch.full((7,), 0.3), 10, Aswudi.Parameters.model_validate({"rank_rule": "participation"})) == 7
+def test_how_many_directions_participate() -> None:
+    assert participating(torch.tensor([4.0, 2.0, 1.0])) == 3  # (4 + 2 + 1)^2 / (16 + 4 + 1) = 2.33
+    assert participating(torch.full((7,), 0.3)) == 7
 
 
 @pytest.mark.parametrize("asked", [{"t": -1}, {"t": float("inf")}, {"rank_ratio": 0}, {"rank_ratio": 1.1}])
 def test_parameters_are_in_range(asked: dict[str, Any]) -> None:
-    for method in (Swudi, Aswudi):
-        with pytest.raises(ValidationError):
-            method.Parameters.model_validate(asked)
+    with pytest.raises(ValidationError):
+        Swudi.Parameters.model_validate(asked)
+    with pytest.raises(ValidationError):
+        Aswudi.Parameters.model_validate(asked)  # which has neither
 
 
 def test_lambda_defaults() -> None:
     assert Swudi().factor(Swudi.Parameters.model_validate({}), 4) == 0.25
+    assert Swudi().factor(Swudi.Parameters.model_validate({"start": "mean"}), 4) == 1
     assert Swudi().factor(Swudi.Parameters.model_validate({"lambda": 1}), 4) == 1
-    assert Aswudi().factor(Aswudi.Parameters.model_validate({}), 4) == 1
+    assert Aswudi().factor(Aswudi.Parameters.model_validate({}), 4) == 0.25
