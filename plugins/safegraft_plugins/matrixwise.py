@@ -61,6 +61,13 @@ class Matrixwise(MergeMethod):
     def check(self, inputs: Sequence[Any], parameters: Any) -> Iterator[str]:
         yield from check_range([*(one.weight for one in inputs), self.factor(parameters, len(inputs))])
 
+    def scratch(self, shape: tuple[int, ...], inputs: int, itemsize: int) -> int:
+        """One matrix at a time, in float64: some four of its size for each model, eight more, three Gram matrices."""
+        if len(shape) not in (2, 3):
+            return 0
+        rows, columns = shape[-2:]
+        return 8 * ((4 * inputs + 8) * rows * columns + 3 * min(rows, columns) ** 2)
+
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         assert base is not None  # the engine hands over what `requires` asks for
         present = [one for one in inputs if one.parameters.weight != 0]

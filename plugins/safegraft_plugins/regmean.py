@@ -59,6 +59,13 @@ class Regmean(MergeMethod):
         if not any(one.weight for one in inputs):
             yield "every weight is zero; give at least one model a weight"
 
+    def scratch(self, shape: tuple[int, ...], inputs: int, itemsize: int) -> int:
+        """The models' Gram matrices [in, in], eight more in float64, and four matrices in float64."""
+        if len(shape) != 2:
+            return 0
+        rows, columns = shape
+        return (4 * inputs + 8 * 8) * columns**2 + 4 * 8 * rows * columns
+
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         present = [one for one in inputs if one.parameters.weight]
         tensors = [one.tensor for one in present]
