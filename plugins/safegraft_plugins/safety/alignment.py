@@ -29,7 +29,9 @@ def matrices(tensor: "torch.Tensor", vocabulary: bool) -> list["torch.Tensor"]:
 
 
 def project(delta: "torch.Tensor", alignment: "torch.Tensor", *, fitted: bool = False) -> Projection | None:
-    """C delta for V = `alignment`, both [out, in]; None where one of them is zero. Overwrites both.
+    """C delta for V = `alignment` or -V, both [out, in]; None where one of them is zero. Overwrites both.
+
+    C is positive semidefinite: but for rounding, the cosine is never negative.
 
     Both are brought to length 1 first, so that no product under- or overflows. Norms are summed in float64. The
     product goes by the smaller of out and in.

@@ -55,16 +55,17 @@ class DifferenceWeighted(MergeMethod):
             for index, model in enumerate(models):
                 sums[index] += float(model.sub_(aligned).abs_().sum(dtype=torch.float64))
         scale = elements_of(view) * parameters.temperature
-        return softmax([one / scale for one in sums])
+        return softmax(sums, scale)
 
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         *models, aligned = (one.tensor for one in inputs)
         return between(weighted_sum(models, context.state), aligned, context.parameters.alpha0)
 
 
-def softmax(numbers: Sequence[float]) -> tuple[float, ...]:
+def softmax(numbers: Sequence[float], scale: float) -> tuple[float, ...]:
+    """Of the numbers over `scale`, above 0: divided last, so that even the smallest scale makes no inf - inf."""
     largest = max(numbers, default=0.0)
-    powers = [math.exp(one - largest) for one in numbers]
+    powers = [math.exp((one - largest) / scale) for one in numbers]
     return tuple(power / math.fsum(powers) for power in powers)
 
 

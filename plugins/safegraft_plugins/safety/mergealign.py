@@ -27,7 +27,9 @@ class MergeAlign(MergeMethod):
 
     f is the fine-tuned model, `aligned` a an aligned one, the base b the unaligned model that both come from. In a
     line b cancels: the result is (1 - t) f + t a whatever b is. With `interpolation: slerp`, our addition, the two
-    vectors are interpolated spherically, as `slerp` does it, and the angle between them is seen from b.
+    vectors are interpolated spherically, as `slerp` does it, and the angle between them is seen from b. Where they are
+    almost collinear it is the line. A zero vector counts as orthogonal to the other: where fine-tuning has not changed
+    a tensor, the result is b + sin(90 deg t) (a - b).
     """
 
     name = "mergealign"
@@ -38,11 +40,16 @@ class MergeAlign(MergeMethod):
     Parameters = MergeAlignParameters
 
     def prepare(self, view: TensorView, parameters: MergeAlignParameters) -> Share | None:
-        """The share of the domain vector ("base" in `slerp`'s terms) and that of the alignment vector."""
+        """The share of the domain vector ("base" in `slerp`'s terms) and that of the alignment vector.
+
+        None where they are interpolated in a line.
+        """
         if parameters.interpolation == "linear":
             return None
         products = gram(view)[..., 0]
-        return share(parameters.t, float(products[0, 0]), float(products[1, 1]), float(products[0, 1]))
+        found = share(parameters.t, float(products[0, 0]), float(products[1, 1]), float(products[0, 1]))
+        # At both ends and where the vectors are collinear the arc is the line, which is exact without the base.
+        return None if found == Share(1 - parameters.t, parameters.t) else found
 
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         assert base is not None  # the engine hands over what `requires` asks for

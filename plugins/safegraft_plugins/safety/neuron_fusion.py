@@ -69,6 +69,7 @@ class Shift(TensorView):
 
     def __init__(self, view: TensorView) -> None:
         self.shape = view.shape
+        self.context = view.context
         self._view = view
 
     def blocks(self) -> Iterator[tuple[Sequence[Input], "torch.Tensor | None"]]:

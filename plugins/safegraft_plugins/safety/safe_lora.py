@@ -42,6 +42,9 @@ class SafeLora(MergeMethod):
     Matrices are tensors [out, in] and stacked experts [experts, out, in]. Everything else (norms, biases,
     vocabularies) stays the fine-tuned model's; so does a matrix that alignment has not changed, since V = 0
     leaves no direction.
+
+    C acts on outputs, the rows here. Llama 4 and gpt-oss store experts [experts, in, out], and gpt-oss their biases as
+    [experts, out], which is taken for a matrix: give these another method by the recipe's overrides.
     """
 
     name = "safe_lora"
@@ -79,7 +82,8 @@ class SafeLora(MergeMethod):
         limit = cutoffs.get(parameters.num_proj_layers, parameters.threshold)
         parts = [matrices(one, context.vocabulary) for one in (fine_tuned, aligned, base)]
         for index, (f, a, b) in enumerate(zip(*parts, strict=True)):
-            found = project(f - a, b.sub_(a).neg_(), fitted=parameters.length == "fitted")
+            # V and -V have the same C.
+            found = project(f - a, b.sub_(a), fitted=parameters.length == "fitted")
             if found is None:
                 continue
             # The survey's own cosine: another number of threads may round the same product differently.

@@ -36,8 +36,9 @@ class SafeMerge(MergeMethod):
     adds them to a with the same weights; its random numbers depend on seed and position.
 
     The authors merge the factors of LoRAs, which PEFT's "linear" weighs separately: that is not linear in the
-    update. Here updates themselves are merged. Everything that is no matrix (norms, biases, vocabularies)
-    stays the fine-tuned model's.
+    update. Here updates themselves are merged. Their dare_linear drops and rescales f's factors in the other matrices
+    as well, at weights 1 and 0; here these are f. Everything that is no matrix (norms, biases, vocabularies)
+    stays the fine-tuned model's. Of experts stored [experts, in, out] and their biases see `safe_lora`.
     """
 
     name = "safemerge"
@@ -55,7 +56,8 @@ class SafeMerge(MergeMethod):
         fine_tuned, aligned, safety_tuned = (one.tensor for one in inputs)
         parts = [matrices(one, context.vocabulary) for one in (fine_tuned, aligned, safety_tuned, base)]
         for index, (f, a, s, b) in enumerate(zip(*parts, strict=True)):
-            found = project(f - a, b.sub_(a).neg_())
+            # V and -V have the same C.
+            found = project(f - a, b.sub_(a))
             if (0.0 if found is None else found.cosine) < context.parameters.threshold:
                 f.copy_(mixed(f, a, s, context, index * f.numel()))
         return fine_tuned

@@ -69,3 +69,12 @@ def test_symmetry_and_equal_models(
 def test_parameters_have_ranges(asked: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         DifferenceWeighted.Parameters.model_validate(asked)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-310, 5e-324])
+def test_the_smallest_temperatures_choose_the_furthest(merged: Merge, temperature: float) -> None:
+    # 6 and 12 over 6 * 5e-324 are both inf
+    assert torch.equal(merged(DifferenceWeighted, [X, Y], roles=[A], alpha0=0, temperature=temperature), Y)
+    # of two that are equally far, half of each: A + 1/2 (X - A) + 1/2 (A - X)
+    mirrored = 2 * A - X
+    assert torch.equal(merged(DifferenceWeighted, [X, mirrored], roles=[A], temperature=temperature), A)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from safegraft.methods import Context, Input
 from safegraft.testing import check_method
 from safegraft_plugins.safety.layer_swap import LayerSwap
 
@@ -38,3 +39,10 @@ def test_contract() -> None:
 def test_by_hand(merged: Merge, layer: int | None, shared: dict[str, float], expected: torch.Tensor) -> None:
     result = merged(LayerSwap, [F], roles=[A], layer=layer, layers=0 if layer is None else 32, **shared)
     assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize(("language", "expected"), [(True, A), (False, F)])
+def test_layers_of_a_vision_tower_stay(language: bool, expected: torch.Tensor) -> None:
+    context = Context("x", (2, 3), 0, 0, LayerSwap.Parameters(), None, layer=20, layers=24, language=language)
+    inputs = [Input("lvlm", F.flatten().clone(), None), Input("aligned", A.flatten().clone(), None)]
+    assert torch.equal(LayerSwap().merge(inputs, None, context).view(2, 3), expected)

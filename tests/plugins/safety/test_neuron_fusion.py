@@ -68,3 +68,10 @@ def test_rows_of_a_cut() -> None:
     """Rows 2 and 3 of 0 1 1 0: the bits of 0110 0000."""
     context = Context("x", (4, 3), 6, 0, NeuronFusion.Parameters(), bytes([0b01100000]))
     assert kept_neurons(torch.zeros(2, 3), context).tolist() == [[True], [False]]
+
+
+def test_the_defaults_keep_a_tenth_and_halve_the_rest(merged: Merge) -> None:
+    # shifts 1, 2, ... 20 of twenty rows: the last two stay, the others keep half
+    shift = torch.arange(1.0, 21).view(20, 1)
+    result = merged(NeuronFusion, [shift], roles=[torch.zeros(20, 1)])
+    assert result.flatten().tolist() == [row / 2 for row in range(1, 19)] + [19.0, 20.0]

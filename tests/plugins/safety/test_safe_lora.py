@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from safegraft.methods import Prepared
+from safegraft.methods import Context, Input, Prepared
 from safegraft.testing import check_method
 from safegraft_plugins.safety.alignment import project
 from safegraft_plugins.safety.safe_lora import SafeLora
@@ -112,3 +112,47 @@ def test_rank_replaces_the_threshold(merged: Merge) -> None:
     f, a, b = (drawn(seed, 4, 3).float() for seed in (13, 14, 15))
     by_rank = merged(SafeLora, [f], base=b, roles=[a], threshold=-1, num_proj_layers=1)
     torch.testing.assert_close(by_rank, merged(SafeLora, [f], base=b, roles=[a], threshold=1))
+
+
+def test_the_default_threshold(merged: Merge) -> None:
+    # V = [[0, 5, 0], 0]: C = diag(5, 0) and cos = |first row| / |d|. 13 / sqrt(169 + 484) = 0.5087 is kept,
+    assert torch.equal(merged(SafeLora, [FIRST + rows(13, 22)], base=ZERO, roles=[FIRST]), FIRST + rows(13, 22))
+    # 1 / sqrt(1 + 3.24) = 0.4856 is not: C d = [[5, 0, 0], 0]
+    near(merged(SafeLora, [FIRST + rows(1, 1.8)], base=ZERO, roles=[FIRST]), [[5, 5, 0], [0, 0, 0]])
+
+
+def rows(first: float, second: float) -> torch.Tensor:
+    return torch.tensor([[first, 0.0, 0.0], [0.0, second, 0.0]])
+
+
+def test_the_survey_and_the_merge_go_by_the_same_cosine() -> None:
+    """Another number of threads may round a product otherwise: what was ranked decides, whatever is found again."""
+    f = FIRST + rows(3, 4)  # cos 0.6
+
+    def result(ranked: float) -> torch.Tensor:
+        parameters = SafeLora.Parameters(num_proj_layers=1)
+        context = Context("x", (2, 3), 0, 0, parameters, state=(ranked,), survey={1: 0.6})
+        inputs = [Input("f", f.clone(), None), Input("aligned", FIRST.clone(), None)]
+        return SafeLora().merge(inputs, ZERO.clone(), context)
+
+    near(result(0.6), [[15, 5, 0], [0, 0, 0]])
+    assert torch.equal(result(0.6001), f)
+
+
+def test_the_sign_of_the_alignment_does_not_matter() -> None:
+    d, v = drawn(16, 4, 3).float(), drawn(17, 4, 3).float()
+    one, other = project(d.clone(), v.clone()), project(d.clone(), -v)
+    assert one is not None
+    assert other is not None
+    assert one.cosine == other.cosine
+    assert torch.equal(one.delta, other.delta)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_cosine_is_never_negative(seed: int) -> None:
+    """C is positive semidefinite, so that a threshold below 0 projects nothing; a d against V is no exception."""
+    d, v = drawn(2 * seed, 5, 3).float(), drawn(2 * seed + 1, 5, 3).float()
+    for update in (d, -d, -v):
+        found = project(update.clone(), v.clone())
+        assert found is not None
+        assert 0 <= found.cosine <= 1

@@ -78,3 +78,39 @@ def test_dare_linear_that_keeps_everything_is_linear(merged: Merge) -> None:
 def test_parameters_have_ranges(asked: dict[str, float | str]) -> None:
     with pytest.raises(ValidationError):
         SafeMerge.Parameters.model_validate(asked)
+
+
+def test_the_default_threshold(merged: Merge) -> None:
+    # C = diag(5, 0): rho = |first row| / |d|. 3 / sqrt(9 + 55) = 0.375 is kept,
+    above = A + torch.tensor([[3.0, 0.0, 0.0], [0.0, 55**0.5, 0.0]])
+    assert torch.equal(merged(SafeMerge, [above], base=B, roles=[A, S]), above)
+    # 1 / sqrt(1 + 8) = 1 / 3 is not: 0.8 F + 0.2 S = A + 0.8 d + 2
+    below = A + torch.tensor([[1.0, 0.0, 0.0], [0.0, 8**0.5, 0.0]])
+    expected = torch.tensor([[2.8, 7.0, 2.0], [2.0, 2 + 0.8 * 8**0.5, 2.0]])
+    torch.testing.assert_close(merged(SafeMerge, [below], base=B, roles=[A, S]), expected, rtol=1e-6, atol=0)
+
+
+def test_dare_linear_keeps_half_by_default(merged: Merge) -> None:
+    a, b = torch.zeros(60, 60), torch.zeros(60, 60)
+    b[0] = -1  # V is the first row alone, and the update has none of it: rho = 0
+    f = torch.ones(60, 60)
+    f[0] = 0
+    result = merged(SafeMerge, [f], base=b, roles=[a, a], safe_weight=0, merge_type="dare_linear")[1:]
+    assert result.unique().tolist() == [0.0, 2.0]  # 1 / 0.5
+    kept = float((result == 2).float().mean())
+    assert kept == pytest.approx(0.5, abs=4 * (0.25 / result.numel()) ** 0.5)  # four standard deviations
+
+
+def test_each_expert_is_decided_and_drawn_by_itself(merged: Merge) -> None:
+    experts = torch.stack([AWAY, PARTLY])
+    a, s, b = A.expand(2, 2, 3), S.expand(2, 2, 3), B.expand(2, 2, 3)
+    result = merged(SafeMerge, [experts], base=b, roles=[a, s])
+    assert torch.equal(result[0], merged(SafeMerge, [AWAY], base=B, roles=[A, S]))
+    assert torch.equal(result[1], PARTLY)
+    twins = torch.zeros(2, 8, 8)
+    twins[:, 1:] = 1
+    base = torch.zeros(2, 8, 8)
+    base[:, 0] = -1
+    aligned = torch.zeros(2, 8, 8)
+    one, other = merged(SafeMerge, [twins], base=base, roles=[aligned, aligned], merge_type="dare_linear")
+    assert not torch.equal(one, other)

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from safegraft.methods import Context, Input
 from safegraft.testing import check_method
+from safegraft_plugins.magnitude import Largest
 from safegraft_plugins.safety.safety_arithmetic import SafetyArithmetic
 
 Merge = Callable[..., torch.Tensor]
@@ -70,3 +72,11 @@ def test_against_a_stable_sort(
 def test_parameters_have_ranges(asked: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         SafetyArithmetic.Parameters.model_validate(asked)
+
+
+def test_ties_are_counted_over_the_whole_tensor() -> None:
+    """A cut that begins at element 3, of six equal magnitudes of which the first five count."""
+    state = Largest(0x40000000, 4)  # the bits of 2.0
+    context = Context("x", (6,), 3, 0, SafetyArithmetic.Parameters(), state)
+    inputs = [Input("f", torch.zeros(3), None), Input("harmful", torch.full((3,), 2.0), None)]
+    assert SafetyArithmetic().merge(inputs, torch.zeros(3), context).tolist() == [-2.0, -2.0, 0.0]
