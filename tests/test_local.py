@@ -37,7 +37,7 @@ def test_what_cannot_even_be_looked_up(reference: str) -> None:
     ("reference", "advice"),
     [
         ("nowhere", "relative paths start at the current directory"),
-        ("org/name", "hf download org/name --local-dir DIR"),
+        ("org/name", "hf download org/name"),
         ("./org/name", "relative paths start at the current directory"),
     ],
 )

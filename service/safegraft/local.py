@@ -94,9 +94,7 @@ def _refuse(source: Source) -> NoReturn:
     else:
         message = "no such folder"
         if on_hub:
-            hint += (
-                f". If it is a model on the Hugging Face Hub, fetch it first: hf download {source.path} --local-dir DIR"
-            )
+            hint += f". If it is a model on the Hugging Face Hub, fetch it first: hf download {source.path}"
     raise CheckpointError(Problem(str(source), f"{message}; {hint}"))
 
 

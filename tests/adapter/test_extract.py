@@ -39,12 +39,12 @@ def llama() -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def llava() -> LlavaForConditionalGeneration:
+def llava(**more: Any) -> LlavaForConditionalGeneration:
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
         hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
     )
-    text = LlamaConfig(**TEXT, num_key_value_heads=2, tie_word_embeddings=False)
+    text = LlamaConfig(**{**TEXT, "num_key_value_heads": 2, "tie_word_embeddings": False, **more})
     return LlavaForConditionalGeneration(
         LlavaConfig(vision_config=vision, text_config=text, image_token_index=49, tie_word_embeddings=False)
     )
@@ -241,3 +241,77 @@ def test_an_unknown_architecture_goes_by_its_names_on_disk(run: Extract, tmp_pat
     assert len(result.modules) == 14  # the head is not in a layer
     assert any("transformers cannot build the base" in text for text in result.notes)
     assert len(by_safegraft(tmp_path)) > 14
+
+
+# -- tied embeddings ------------------------------------------------------------------------------
+
+
+def tied(**more: Any) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**TEXT, num_key_value_heads=2, tie_word_embeddings=True, **more))
+
+
+def test_a_tied_head_follows_the_embedding_that_is_saved(run: Extract, tmp_path: Path) -> None:
+    base, tuned = tied(), changed(tied(), matrices_only=False)
+    result = run(base, tuned, energy=1.0, save_modules=True)
+    assert result.left == {}
+    assert "model.embed_tokens.weight" in result.saved
+    expected = tuned.state_dict()
+    for name, tensor in by_peft(base, tmp_path / "out").items():
+        torch.testing.assert_close(tensor, expected[name], **FULL_RANK)
+    for name, tensor in by_safegraft(tmp_path).items():
+        torch.testing.assert_close(tensor, expected[name], **FULL_RANK)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "out").eval()
+    tokens = torch.arange(10)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(tokens).logits, tuned.eval()(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("save_modules", [True, False])
+def test_a_head_that_the_base_has_not_is_left(run: Extract, save_modules: bool) -> None:
+    """The tuned model has untied its head: no adapter for a tied base holds that."""
+    base = tied(attention_bias=True)
+    base.load_state_dict(llama().state_dict())
+    result = run(base, changed(llama(), matrices_only=False), rank=2, save_modules=save_modules)
+    assert result.left["lm_head.weight"] == "the base ties its output head to its embedding"
+    assert "model.embed_tokens.weight" in result.left
+    assert ("model.norm.weight" in result.saved) == save_modules
+
+
+def test_a_head_that_was_untied_and_stayed_equal_is_no_loss(run: Extract) -> None:
+    base, tuned = tied(attention_bias=True), llama()
+    tuned.load_state_dict({**llama().state_dict(), "lm_head.weight": llama().model.embed_tokens.weight})
+    base.load_state_dict(tuned.state_dict())
+    tuned.model.layers[0].self_attn.q_proj.weight.data += 1
+    assert run(base, tuned, rank=1).left == {}
+
+
+def test_biases_that_only_the_tuned_model_has_are_left(run: Extract) -> None:
+    base = LlamaForCausalLM(LlamaConfig(**TEXT, num_key_value_heads=2, tie_word_embeddings=False))
+    result = run(base, changed(llama(), matrices_only=False), rank=2, save_modules=True)
+    assert result.left["model.layers.1.self_attn.q_proj.bias"] == "the base has no such tensor"
+    assert len(result.left) == 8
+    assert not any("host" in text for text in result.notes)
+
+
+def test_parts_of_an_lvlm_that_its_llm_has_not_are_no_difference(run: Extract) -> None:
+    lvlm = changed(llava(), matrices_only=False)
+    text = LlamaForCausalLM(LlamaConfig(**TEXT, num_key_value_heads=2, tie_word_embeddings=False))
+    assert all("vision" not in name and "projector" not in name for name in run(text, lvlm, rank=2).left)
+
+
+def test_the_config_says_which_task_it_is_for(run: Extract, tmp_path: Path) -> None:
+    run(llama(), changed(llama()), rank=2)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["task_type"], config["base_model_name_or_path"]) == ("CAUSAL_LM", None)
+
+
+def test_an_lvlm_s_own_head_and_biases_are_left(run: Extract, tmp_path: Path) -> None:
+    lvlm = llava(attention_bias=True, tie_word_embeddings=False)
+    result = run(tied(), changed(lvlm, matrices_only=False), rank=2, save_modules=True)
+    assert "ties its output head" in result.left.pop("language_model.lm_head.weight")
+    assert "ties its output head" in result.left.pop("model.embed_tokens.weight")
+    assert set(result.left.values()) == {"the base has no such tensor"}
+    assert len(result.left) == 8
+    assert all(name.endswith("_proj.bias") for name in result.left)
+    assert result.notes == ()

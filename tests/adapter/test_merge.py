@@ -134,3 +134,77 @@ def test_an_adapter_among_models_is_refused(models: Any, pair: tuple[Path, Path]
         safegraft.merge(recipe((models.llm, pair[0]), "linear", 1, 1), out=tmp_path / "out")
     with pytest.raises(safegraft.UsageError, match="all adapters"):
         safegraft.merge(models.linear(), out=tmp_path / "out", rank=2)
+
+
+def spoil(folder: Path, value: float) -> Path:
+    from safetensors.torch import save_file
+
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values()))[0, 0] = value
+    save_file(tensors, file, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("on_nan", ["error", "host"])
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_adapter_with_nan_is_named(
+    pair: tuple[Path, Path], tmp_path: Path, on_nan: str, which: int, value: float
+) -> None:
+    spoil(pair[which], value)
+    for method in ("linear", "ties"):
+        with pytest.raises(safegraft.NonFiniteError, match=f"{pair[which].name}: makes NaN or inf"):
+            safegraft.merge(recipe(pair, method, 0.5, 0.5, on_nan=on_nan), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("on_nan", ["error", "host"])
+def test_a_model_with_an_adapter_with_nan_names_the_adapter(
+    models: Any, pair: tuple[Path, Path], tmp_path: Path, on_nan: str
+) -> None:
+    spoil(pair[0], float("nan"))
+    asked = {"models": [{"model": f"{models.llm}+{pair[0]}"}], "merge_method": "passthrough", "on_nan": on_nan}
+    with pytest.raises(safegraft.NonFiniteError, match=f"{pair[0].name}: makes NaN or inf"):
+        safegraft.merge(asked, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", ["dtype", "out_dtype"])
+def test_a_dtype_is_refused(pair: tuple[Path, Path], tmp_path: Path, key: str) -> None:
+    with pytest.raises(safegraft.RecipeError, match=f"{key}: has no meaning where all models are adapters"):
+        safegraft.merge(recipe(pair, "linear", 1, 1, **{key: "bfloat16"}), out=tmp_path / "out")
+
+
+def test_every_adapter_that_cannot_be_opened_is_told(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    for folder in pair:
+        (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(safegraft.InputError) as caught:
+        safegraft.merge(recipe(pair, "linear", 1, 1), out=tmp_path / "out")
+    assert len(caught.value.problems) == 2
+
+
+def test_whole_tensors_are_explained(models: Any, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    file = pair[0] / "adapter_model.safetensors"
+    embedding = {"base_model.model.lm_head.weight": load_file(models.llm / "model.safetensors")["lm_head.weight"]}
+    save_file({**load_file(file), **embedding}, file)
+    with pytest.raises(safegraft.InputError, match=r"such as 'lm_head.weight'.*save_embedding_layers=False"):
+        safegraft.merge(recipe(pair, "linear", 1, 1), out=tmp_path / "out")
+
+
+def test_what_speaks_against_one_model_is_a_warning(models: Any, write_lora: Any, tmp_path: Path) -> None:
+    from safegraft.adapter.merge import merge_adapters
+    from safegraft.api import registry
+    from safegraft.local import open_adapter
+
+    one = write_lora(tmp_path / "one", models.llm, base_model_name_or_path="org/one")
+    two = write_lora(
+        tmp_path / "two", models.llm, base_model_name_or_path="org/two", target_modules=["q_proj", "other"]
+    )
+    asked = safegraft.Recipe.load(recipe((one, two), "linear", 1, 1))
+    notes = merge_adapters(asked, open_adapter, registry(), tmp_path / "out").notes
+    assert any(note.endswith("trained on: org/one, org/two") for note in notes)
+    assert any("two: target_modules in its config names 'other', of which it has nothing" in note for note in notes)
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] is None

@@ -9,10 +9,19 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    CLIPVisionConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+)
 
 from safegraft.checkpoint.types import Checkpoint
-from safegraft.errors import CheckpointError, InputChangedError
+from safegraft.errors import CheckpointError, InputChangedError, NonFiniteError
 from safegraft.local import open_model
 
 # PEFT computes B A for a whole weight at once, safegraft tile by tile: a float32 may differ in its last bits.
@@ -186,20 +195,107 @@ def test_an_output_of_zeros_stays_zero_under_dora(tmp_path: Path) -> None:
     assert torch.isfinite(found).all()
 
 
-def test_the_saved_copy_of_a_tied_head_is_no_part_of_its_own(tmp_path: Path) -> None:
-    base = llama(tie_word_embeddings=True)
-    expected = adapted(base, tmp_path, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
-    file = tmp_path / "lora" / "adapter_model.safetensors"
-    tensors = load_file(file)
-    tensors["base_model.model.lm_head.weight"] = tensors["base_model.model.model.embed_tokens.weight"].clone()
-    save_file(tensors, file, {"format": "pt"})
-    name = "model.embed_tokens.weight"
-    assert torch.equal(opened(tmp_path)[name], tensors["base_model.model.lm_head.weight"])
-    assert name in expected
-    tensors["base_model.model.lm_head.weight"] += 1
-    save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(CheckpointError, match="ties its output head"):
+# -- NaN and inf ----------------------------------------------------------------------------------
+
+
+def changed_value(tensors: Tensors, ending: str, value: float) -> None:
+    name = next(name for name in tensors if name.endswith(ending))
+    tensors[name].view(-1)[0] = value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+@pytest.mark.parametrize(
+    ("config", "part"),
+    [
+        ({}, "lora_A.weight"),
+        ({"use_dora": True}, "lora_magnitude_vector"),
+        ({"lora_bias": True}, "lora_B.bias"),
+        ({"modules_to_save": ["norm"]}, "model.norm.weight"),
+    ],
+)
+def test_nan_and_inf_that_an_adapter_brings_about(
+    config: dict[str, Any], part: str, value: float, tmp_path: Path
+) -> None:
+    """The base is float16: 1e38 fits the adapter and not the result."""
+    adapted(llama(), tmp_path, target_modules=["q_proj"], **config)
+    llama().to(torch.float16).save_pretrained(tmp_path / "base")
+    edit_tensors(tmp_path, lambda tensors: changed_value(tensors, part, value))
+    if part == "model.norm.weight" and value != 1e38:
+        assert not torch.isfinite(opened(tmp_path)["model.norm.weight"]).all()  # a copy stays what it is
+        return
+    with pytest.raises(NonFiniteError, match=r"lora: makes NaN or inf of \d+ values of model\..*F16"):
         opened(tmp_path)
+
+
+def test_nan_of_the_base_stays(pair: Path) -> None:
+    file = pair / "base" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.0.self_attn.q_proj.weight"][3, 4] = torch.nan
+    save_file(tensors, file, {"format": "pt"})
+    found = opened(pair)["model.layers.0.self_attn.q_proj.weight"]
+    assert torch.isnan(found).nonzero().tolist() == [[3, 4]]
+
+
+# -- tied embeddings ------------------------------------------------------------------------------
+
+TOKENS = torch.arange(10)[None]
+
+
+def trained(folder: Path, **config: Any) -> torch.Tensor:
+    """Save a tied base and an adapter for it; returns the logits of the model as it was trained."""
+    base = llama(tie_word_embeddings=True)
+    base.save_pretrained(folder / "base")
+    model = scrambled(get_peft_model(base, LoraConfig(**{"r": 4, "lora_alpha": 6, **config}))).eval()
+    model.save_pretrained(folder / "lora")
+    with torch.no_grad():
+        return model(TOKENS).logits
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+    ],
+)
+def test_a_head_that_was_trained_with_its_embedding_stays_tied(config: dict[str, Any], tmp_path: Path) -> None:
+    """Held against the model that was trained: PEFT's merge adds a LoRA of both to the one matrix twice."""
+    expected = trained(tmp_path, **config, ensure_weight_tying=True)
+    model = llama(tie_word_embeddings=True)
+    model.load_state_dict(opened(tmp_path), strict=False)
+    model.tie_weights()
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(TOKENS).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+    ],
+)
+def test_what_unties_a_base_is_refused_once(config: dict[str, Any], tmp_path: Path) -> None:
+    trained(tmp_path, **config)
+    with pytest.raises(CheckpointError, match="ties its output head to its embedding") as caught:
+        opened(tmp_path)
+    assert "ensure_weight_tying" in str(caught.value)
+    assert len(caught.value.problems) == 1
+
+
+def test_a_tied_embedding_that_was_saved_unchanged_is_no_change(tmp_path: Path) -> None:
+    """PEFT saves embeddings beside the LoRA when it thinks that they may have been resized."""
+    base = llama(tie_word_embeddings=True)
+    adapted(base, tmp_path, target_modules=["q_proj"])
+    matrix = load_file(tmp_path / "base" / "model.safetensors")["model.embed_tokens.weight"]
+    for name in ("model.embed_tokens", "lm_head"):
+        edit_tensors(tmp_path, lambda t, name=name: t.update({f"base_model.model.{name}.weight": matrix.clone()}))
+        assert torch.equal(opened(tmp_path)["model.embed_tokens.weight"], matrix)
 
 
 # -- what it is -----------------------------------------------------------------------------------
@@ -248,6 +344,50 @@ def test_a_changed_adapter_is_noticed(pair: Path) -> None:
     checkpoint.close()
 
 
+# -- what may be wrong ----------------------------------------------------------------------------
+
+
+def notes(folder: Path, base: str | None = None) -> list[str]:
+    checkpoint = open_model(f"{base or folder / 'base'}+{folder / 'lora'}")
+    checkpoint.close()
+    return list(checkpoint.notes)
+
+
+def test_modules_that_are_named_and_not_there_are_noted(pair: Path) -> None:
+    assert notes(pair) == []
+    edit_config(pair, target_modules=["q_proj", "other"])
+    assert notes(pair) == [f"{pair / 'lora'}: target_modules in its config names 'other', of which it has nothing"]
+    edit_config(pair, target_modules=["q_proj"])
+    edit_tensors(pair, lambda t: [t.pop(f"{Q}.lora_{side}.weight") for side in "AB"])
+    (note,) = notes(pair)
+    assert note.endswith("names 'model.layers.0.self_attn.q_proj.weight' too, of which it has nothing")
+    edit_config(pair, layers_to_transform=[1])
+    assert notes(pair) == []
+
+
+def test_an_llm_s_adapter_says_nothing_of_a_vision_tower(tmp_path: Path) -> None:
+    """Both have a q_proj; the adapter's config can only mean the language model's."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    text = LlamaConfig(**sizes, vocab_size=50, num_attention_heads=4, num_key_value_heads=2, attention_bias=True)
+    vision = CLIPVisionConfig(**sizes, num_attention_heads=2, image_size=16, patch_size=8)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=49, tie_word_embeddings=False)
+    adapted(llama(), tmp_path, target_modules=["q_proj"])
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path / "lvlm")
+    assert notes(tmp_path, str(tmp_path / "lvlm")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "is_noted"), [("Org/Base", False), ("other/base", True), ("/home/me/base", False), (None, False)]
+)
+def test_an_adapter_of_another_hub_model_is_noted(pair: Path, name: str | None, is_noted: bool) -> None:
+    cached = pair / "models--org--base" / "snapshots" / ("0123456789" * 4)
+    cached.parent.mkdir(parents=True)
+    (pair / "base").rename(cached)
+    edit_config(pair, base_model_name_or_path=name)
+    expected = f"{pair / 'lora'}: its config names {name} as its model, and it is added to org/base"
+    assert notes(pair, str(cached)) == ([expected] if is_noted else [])
+
+
 # -- what is refused ------------------------------------------------------------------------------
 
 
@@ -272,7 +412,17 @@ def edit_config(folder: Path, **changes: Any) -> None:
         ({"alpha_pattern": {"(a+)+": 1}}, "repeats a group"),
         ({"alpha_pattern": {".*.*.*": 1}}, "more than 2 repeats"),
         ({"alpha_pattern": {"(": 1}}, "is not a regular expression"),
-        ({"alpha_pattern": {"q_proj": None}}, "must be a finite number"),
+        ({"alpha_pattern": {"q_proj": None}}, "alpha_pattern['q_proj'] must be a finite number"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern['q_proj'] must be an integer from 1 up"),
+        ({"r": 10**400}, "r must be an integer from 1 up to 1,000,000"),
+        ({"lora_alpha": 10**400}, "lora_alpha must be a finite number"),
+        ({"bias": "weird"}, "bias must be none, all or lora_only"),
+        ({"bias": ["all"]}, "bias must be none, all or lora_only"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save must be a list of at most 2,000 names"),
+        ({"modules_to_save": [5]}, "modules_to_save must be a list"),
+        ({"modules_to_save": ["lm_head"]}, "lacks 'lm_head', which modules_to_save in its config names"),
+        ({"target_modules": 5}, "target_modules must be a list"),
+        ({"ensure_weight_tying": "yes"}, "ensure_weight_tying must be true or false"),
         ({"use_dora": True}, "lacks lora_magnitude_vector"),
         ({"lora_bias": True}, "lacks lora_B.bias"),
     ],
@@ -285,6 +435,13 @@ def test_a_config_that_cannot_be_followed(pair: Path, changes: dict[str, Any], m
     assert str(pair / "lora") in str(caught.value)
 
 
+def test_a_number_without_end(pair: Path) -> None:
+    file = pair / "lora" / "adapter_config.json"
+    file.write_text(file.read_text().replace('"r": 4', f'"r": {"9" * 5000}'))
+    with pytest.raises(CheckpointError, match=r"an integer of 5,000 digits$"):
+        opened(pair)
+
+
 def edit_tensors(folder: Path, change: Callable[[Tensors], Any]) -> None:
     file = folder / "lora" / "adapter_model.safetensors"
     tensors = load_file(file)
@@ -293,6 +450,11 @@ def edit_tensors(folder: Path, change: Callable[[Tensors], Any]) -> None:
 
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+def test_the_head_that_peft_adds_for_a_task_may_be_missing(pair: Path) -> None:
+    edit_config(pair, task_type="SEQ_CLS", modules_to_save=["classifier", "score"])
+    opened(pair)
 
 
 @pytest.mark.parametrize(
@@ -317,6 +479,14 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         (
             lambda t: t.update({"base_model.model.layers.0.self_attn.q_proj.weight": torch.zeros(32, 32)}),
             "both mean 'model.layers.0.self_attn.q_proj.weight'",
+        ),
+        (
+            lambda t: t.update({f"{Q.removeprefix('base_model.model.')}.lora_A.weight": torch.zeros(4, 32)}),
+            f"'{Q}.lora_A.weight' and '{Q.removeprefix('base_model.model.')}.lora_A.weight' mean the same",
+        ),
+        (
+            lambda t: t.update({f"{Q}.base_layer.weight": torch.zeros(32, 32), f"{Q}.weight": torch.zeros(32, 32)}),
+            f"'{Q}.base_layer.weight' and '{Q}.weight' mean the same",
         ),
         (lambda t: t.clear(), "holds no tensors"),
     ],

@@ -34,9 +34,9 @@ def test_it_says_what_it_kept_and_what_it_left(cli: Cli, pair: Path) -> None:
     done = cli("extract-lora", "tuned", "--base", "base", "--out", "lora", "--rank", "4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        f"{pair / 'lora'}: an adapter for 1 modules",
+        f"{pair / 'lora'}: an adapter for 1 module",
         "ranks 1 to 1; least energy kept 1.0000, in model.layers.0.self_attn.q_proj.weight",
-        "not in the adapter: 1 tensors that differ (--save-modules)",
+        "not in the adapter: 1 tensor that differs (--save-modules)",
         "  model.norm.weight: it is not the weight of a linear layer",
     ]
     again = cli("extract-lora", "tuned", "--base", "base", "--out", "lora", "--rank", "4")
@@ -67,6 +67,19 @@ def test_what_it_wrote_can_be_merged(cli: Cli, pair: Path) -> None:
     back, tuned = (load_file(pair / name / "model.safetensors") for name in ("back", "tuned"))
     for name, tensor in tuned.items():
         torch.testing.assert_close(back[name], tensor, rtol=1e-5, atol=1e-5)
+
+
+def test_it_says_what_it_saved_whole(cli: Cli, pair: Path) -> None:
+    done = cli("extract-lora", "tuned", "--base", "base", "--out", "lora", "--rank", "1", "--save-modules")
+    assert done.stdout.splitlines()[-1] == "saved whole: 1 tensor"
+
+
+def test_every_missing_model_is_told(cli: Cli, pair: Path) -> None:
+    done = cli("extract-lora", "nothing", "--base", "nowhere", "--out", "lora", "--rank", "1")
+    assert done.returncode == 3
+    assert {"nothing: no such folder", "nowhere: no such folder"} <= {
+        line.removeprefix("error: ").strip().partition(";")[0] for line in done.stderr.splitlines()
+    }
 
 
 @pytest.mark.parametrize(

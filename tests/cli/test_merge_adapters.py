@@ -60,3 +60,25 @@ def test_a_plan_of_adapters_says_what_they_are(cli: Cli, adapters: Path) -> None
     done = cli("plan", "adapters.yml")
     assert done.returncode == 3
     assert "one: is a PEFT adapter, not a model" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--server", "127.0.0.1:1", "--upload"], "adapters are merged on your own machine"),
+        (["--max-shard-size", "5GB"], "--max-shard-size is for models"),
+    ],
+)
+def test_what_means_nothing_for_adapters_is_refused(cli: Cli, adapters: Path, options: list[str], message: str) -> None:
+    done = cli("merge", "adapters.yml", "--out", "m", *options)
+    assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    assert not (adapters / "m").exists()
+
+
+def test_what_an_adapter_seems_to_lack_is_a_warning(cli: Cli, adapters: Path) -> None:
+    file = adapters / "one" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "target_modules": ["q_proj", "up_proj", "x_proj"]}))
+    (adapters / "use.yml").write_text("models: [{model: base+one}]\nmerge_method: passthrough\n")
+    warnings = json.loads(cli("merge", "use.yml", "--out", "merged", "--json").stdout)["warnings"]
+    assert "one: target_modules in its config names 'up_proj', 'x_proj', of which it has nothing" in warnings
+    assert len(warnings) == 1

@@ -18,14 +18,20 @@ import torch
 from safegraft.adapter.folder import AdapterWriter
 from safegraft.adapter.low_rank import factorise
 from safegraft.adapter.names import Place, Places, places_in_memory
-from safegraft.checkpoint.hub_cache import HUB_NAME
+from safegraft.checkpoint.hub_cache import hub_name
+from safegraft.checkpoint.strict_json import as_list
 from safegraft.checkpoint.types import Checkpoint, TensorInfo
 from safegraft.engine.align import align
+from safegraft.engine.anatomy import split_layer, ties_head, vocabulary_tensors
 from safegraft.engine.identity import identities, public_names
 from safegraft.engine.staging import MANIFEST, FileDigest, StagedFolder
 from safegraft.errors import AlignmentError, MergeCancelledError, NonFiniteError, Problem, UsageError
 
-FORMAT = 1  # raised whenever the same inputs give other bytes
+FORMAT = 2  # raised whenever the same inputs give other bytes
+# What a merge does with what only its host has, and with a head that its input ties; here those are left.
+_OF_MERGES = ("; the host's are kept", " ties its output head to ")
+_TIED = "the base ties its output head to its embedding"
+_ONLY_TUNED = "the base has no such tensor"
 Report = Callable[[int, int, str], None]  # bytes done, bytes in all, tensor
 
 
@@ -106,6 +112,8 @@ class _Extractor:
         self.left: dict[str, str] = {}
         self.replaced: dict[str, list[str]] = {}  # module -> its tensors that differ and fit no LoRA
         self.whole: list[str] = []  # modules that are saved whole
+        self.tied = False  # whether one of them is saved with what is tied to it
+        self.untied = False  # whether the tuned model has a head of its own, and the base has not
 
     def run(self) -> Extraction:
         pairs, notes = self._pairs()
@@ -120,6 +128,7 @@ class _Extractor:
                 places = places_in_memory(self.base)
                 with AdapterWriter(folder.partial / "data") as writer:
                     self._compare(pairs, places, writer)
+                    self._miss(pairs, places)
                     if self.wish.save_modules:
                         self._save_modules(pairs, places, writer)
                     report = self._report([*notes, *([places.note] if places.note else [])])
@@ -136,8 +145,11 @@ class _Extractor:
             return {name: name for name in self.base.tensors}, []
         alignment = align(self.tuned, self.base, {}, keep_vocabulary=True)
         if alignment.problems:
-            raise AlignmentError([Problem(self.base.name, problem) for problem in alignment.problems])
-        return {name: host for host, name in alignment.tensors.items()}, alignment.notes
+            raise AlignmentError([Problem(self.base.name, _not_host(problem)) for problem in alignment.problems])
+        pairs: dict[str, str] = {}
+        for tuned, base in alignment.tensors.items():
+            pairs.setdefault(base, tuned)  # a tied base's embedding meets the tuned model's first, and then its head
+        return pairs, [_not_host(note) for note in alignment.notes if not any(one in note for one in _OF_MERGES)]
 
     def _digest(self) -> str:
         asked = [FORMAT, self.tuned.identity.digest, self.base.identity.digest, asdict(self.wish)]
@@ -189,7 +201,38 @@ class _Extractor:
             writer.add_factors(place.module, factors)
             self.modules.append(Extracted(place.module, tensor.name, factors.rank, factors.energy))
 
+    def _miss(self, pairs: Mapping[str, str], places: Places) -> None:
+        """What the tuned model has besides, in layers and modules that both have and for the vocabulary. Parts of
+        its own, such as a vision tower, are no difference."""
+        met = set(pairs.values())
+        modules = {name.rpartition(".")[0] for name in met}
+        stacks = {place[0] for name in met if (place := split_layer(name))}
+        vocabulary = vocabulary_tensors(self.tuned)
+        for name, tensor in self.tuned.tensors.items():
+            place = split_layer(name)
+            shared = name.rpartition(".")[0] in modules or (place is not None and place[0] in stacks)
+            if name in met or name.endswith("inv_freq"):
+                continue
+            if name in vocabulary and len(tensor.shape) == 2:
+                tables = [self.tuned.tensors[one] for one in met & vocabulary]
+                if not any(self._same(tensor, table) for table in tables if table.shape == tensor.shape):
+                    tied = bool(places.copies) or ties_head(self.base.config) is True
+                    self.left[name] = _TIED if tied else _ONLY_TUNED
+                    self.untied = self.untied or tied
+            elif shared:
+                self.left[name] = _ONLY_TUNED
+
+    def _same(self, one: TensorInfo, other: TensorInfo) -> bool:
+        return torch.equal(_read(self.tuned, one), _read(self.tuned, other))
+
     # -- what a LoRA cannot hold ----------------------------------------------------------------
+
+    def _is_tied_otherwise(self, name: str, places: Places) -> bool:
+        """Whether a tensor is the base's head too and not the tuned model's, or nobody knows that head's name."""
+        if places.copies.get(name):
+            return self.untied
+        alone = len(vocabulary_tensors(self.base)) == 1 and name in vocabulary_tensors(self.base)
+        return alone and ties_head(self.base.config) is True
 
     def _save_modules(self, pairs: Mapping[str, str], places: Places, writer: AdapterWriter) -> None:
         """PEFT saves modules whole, and biases of linear layers on their own."""
@@ -197,6 +240,10 @@ class _Extractor:
             members = [name for name, place in places.places.items() if place.module == module]
             inner = any(place.module.startswith(f"{module}.") for place in places.places.values())
             linear = any(places.places[name].linear for name in members)
+            if any(self._is_tied_otherwise(name, places) for name in names):
+                for name in names:
+                    self.left[name] += f", and {_TIED}"
+                continue
             if not module or inner:
                 for name in names:
                     self.left[name] += ", and the module that has it has other parts"
@@ -204,8 +251,11 @@ class _Extractor:
             for name in names if linear else members:
                 parameter = places.places[name].parameter
                 wrapper = "base_layer." if module in writer.ranks else ""
-                source = self.tuned.tensors[pairs[name]]
-                writer.add_tensor(f"{module}.{wrapper}{parameter}", _read(self.tuned, source, as_stored=True))
+                content = _read(self.tuned, self.tuned.tensors[pairs[name]], as_stored=True)
+                writer.add_tensor(f"{module}.{wrapper}{parameter}", content)
+                for copy in places.copies.get(name, ()):  # PEFT loads a tied head from a tensor of its own
+                    writer.add_tensor(copy, content)
+                    self.tied = True
                 self.left.pop(name, None)
                 self.saved.append(name)
             if not linear:
@@ -214,14 +264,15 @@ class _Extractor:
     def _config(self, places: Places, writer: AdapterWriter) -> dict[str, Any]:
         tensors = {one.tensor for one in self.modules}
         biased = any(places.places[name].module not in self.whole for name in self.saved)
-        name, _, commit = self.base.name.rpartition("@")
-        on_hub = HUB_NAME.fullmatch(name) is not None
+        on_hub = hub_name(self.base.name)  # a path of this machine means nothing elsewhere
         return {
-            "base_model_name_or_path": name if on_hub else None,  # a path of this machine means nothing elsewhere
-            "revision": commit if on_hub else None,
+            "base_model_name_or_path": on_hub,
+            "revision": self.base.name.rpartition("@")[2] if on_hub else None,
+            "task_type": "CAUSAL_LM" if _is_causal_lm(self.base) else None,
             "bias": "all" if biased else "none",
             "fan_in_fan_out": bool(tensors) and all(places.places[one].turned for one in tensors),
             "modules_to_save": self.whole or None,
+            "ensure_weight_tying": self.tied,
         }
 
     def _report(self, notes: Sequence[str]) -> dict[str, Any]:
@@ -238,6 +289,18 @@ def _read(checkpoint: Checkpoint, tensor: TensorInfo, *, as_stored: bool = False
     checkpoint.read_into(tensor, 0, content.numpy().data)
     stored = content.view(tensor.dtype.torch).view(tensor.shape)
     return stored if as_stored or not tensor.dtype.is_float else stored.float()
+
+
+def _not_host(text: str) -> str:
+    """A message about a merge into the tuned model, in words for an extraction."""
+    return text.replace("the host's", "the tuned model's").replace("the host ", "the tuned model ")
+
+
+def _is_causal_lm(base: Checkpoint) -> bool:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    architectures = as_list(base.config.get("architectures")) or [""]
+    return architectures[0] in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
 def _read_back(folder: StagedFolder) -> Extraction:

@@ -19,10 +19,11 @@ import torch
 from safegraft.adapter.folder import AdapterWriter
 from safegraft.adapter.low_rank import factorise
 from safegraft.checkpoint.adapter import AdapterFolder
+from safegraft.checkpoint.adapter_declared import unadapted
 from safegraft.checkpoint.adapter_modules import LoraModule
 from safegraft.checkpoint.dtypes import DType
-from safegraft.checkpoint.hub_cache import HUB_NAME
-from safegraft.checkpoint.lora_tiles import LoraTiles, LowRank
+from safegraft.checkpoint.findings import listed
+from safegraft.checkpoint.lora_tiles import LoraTiles, LowRank, require_finite
 from safegraft.checkpoint.types import Checkpoint, Identity, TensorInfo
 from safegraft.checkpoint.weights import natural_order
 from safegraft.engine.execute import MergedCheckpoint
@@ -31,7 +32,15 @@ from safegraft.engine.identity import identities
 from safegraft.engine.plan import make_plan
 from safegraft.engine.staging import MANIFEST, StagedFolder
 from safegraft.engine.task import Plan
-from safegraft.errors import AlignmentError, CheckpointError, MergeCancelledError, Problem, UsageError
+from safegraft.errors import (
+    AlignmentError,
+    CheckpointError,
+    InputError,
+    MergeCancelledError,
+    Problem,
+    RecipeError,
+    UsageError,
+)
 from safegraft.methods.registry import Registry
 from safegraft.recipe.canonical_form import canonical
 from safegraft.recipe.model import Recipe
@@ -39,6 +48,11 @@ from safegraft.recipe.model import Recipe
 FORMAT = 1  # raised whenever the same inputs give other bytes
 ZEROS = "no adapter"  # the base of methods that need one; no folder's name, since it is looked up nowhere
 PIECE = 1 << 17  # elements computed at a time
+_WHOLE = (
+    "brings whole tensors, such as {}, and not only B A: merge MODEL+ADAPTER. If it trained none of them whole, PEFT "
+    "saved them because embedding or head are among its targets or were resized; save it again without them "
+    "(`save_pretrained(..., save_embedding_layers=False)`)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +83,20 @@ def merge_adapters(
     """
     if rank is not None and rank < 1:
         raise UsageError(f"a rank must be at least 1, not {rank}")
+    _require_float32(recipe)
     began = time.monotonic()
     with ExitStack() as opened:
         adapters: dict[str, AdapterFolder] = {}
+        problems: list[Problem] = []
         for reference in recipe.references():
-            adapters[reference] = open_adapter(reference)
-            opened.callback(adapters[reference].close)
+            try:
+                adapters[reference] = open_adapter(reference)
+            except InputError as error:
+                problems += error.problems
+            else:
+                opened.callback(adapters[reference].close)
+        if problems:
+            raise CheckpointError(problems)
         merger = _Merger(recipe, adapters, registry, rank)
         opened.callback(merger.plan.close)
         return merger.run(out, threads, progress, cancelled, began)
@@ -119,7 +141,7 @@ class _Merger:
                     raise
         written = 0 if before else sum(one.size for one in files.values())
         result = MergeResult(folder.out, folder.digest, files, time.monotonic() - began, written, before)
-        return AdapterMerge(result, (*self.plan.warnings, *_losses(energies)))
+        return AdapterMerge(result, (*self.plan.warnings, *_doubts(self.adapters), *_losses(energies)))
 
     def _virtual(self, reference: str) -> "AdapterDeltas":
         return AdapterDeltas(self.adapters.get(reference), self.modules)
@@ -159,10 +181,9 @@ class _Merger:
             values = [config.get(key) for config in configs]
             return values[0] if all(value == values[0] for value in values) else None
 
-        base = shared("base_model_name_or_path")
-        on_hub = isinstance(base, str) and HUB_NAME.fullmatch(base) is not None
+        bases = {one.base_name for one in self.adapters.values()}
         return {
-            "base_model_name_or_path": base if on_hub else None,  # a path of some machine means nothing elsewhere
+            "base_model_name_or_path": bases.pop() if len(bases) == 1 else None,
             "task_type": shared("task_type"),
             "fan_in_fan_out": shared("fan_in_fan_out") or False,
         }
@@ -216,6 +237,7 @@ class AdapterDeltas(Checkpoint):
             first = start // itemsize
             last = min(-(-(start + len(target)) // itemsize), first + PIECE)
             values = self._tiles.values(LowRank(tensor, module, turned=False), first, last)
+            require_finite(values, lambda values=values: torch.zeros_like(values), tensor, self.name)
             begin = start - first * itemsize
             piece = values.view(torch.uint8).numpy().data[begin : begin + len(target)]
             target[: len(piece)] = piece
@@ -244,6 +266,14 @@ def _needs_base(recipe: Recipe, registry: Registry) -> bool:
     return any(method.requires.base == "required" for method in methods)
 
 
+def _require_float32(recipe: Recipe) -> None:
+    """What adapters add is merged in float32, and so are the factors that come of it."""
+    asked = [key for key, value in (("dtype", recipe.dtype), ("out_dtype", recipe.out_dtype)) if value]
+    message = "has no meaning where all models are adapters: those are merged and written in float32. Leave it away"
+    if asked:
+        raise RecipeError([Problem(recipe.where(key), message) for key in asked])
+
+
 def _require_plain(adapters: Mapping[str, AdapterFolder]) -> None:
     """Only what B A says can be merged without the model that an adapter belongs to."""
     problems: list[Problem] = []
@@ -253,8 +283,7 @@ def _require_plain(adapters: Mapping[str, AdapterFolder]) -> None:
         if adapter.settings.bias:
             problems.append(Problem(reference, "has biases of its own (lora_bias): merge MODEL+ADAPTER"))
         if adapter.content.replaced:
-            name = next(iter(adapter.content.replaced))
-            problems.append(Problem(reference, f"brings whole tensors, such as {name}: merge MODEL+ADAPTER"))
+            problems.append(Problem(reference, _WHOLE.format(listed(adapter.content.replaced, 1))))
     if len({adapter.settings.turned for adapter in adapters.values()}) > 1:
         problems.append(Problem("", "the adapters differ in fan_in_fan_out: they are not for one model"))
     if problems:
@@ -278,6 +307,16 @@ def _union(adapters: Mapping[str, AdapterFolder]) -> dict[str, LoraModule]:
 
 def _kind(module: LoraModule) -> tuple[int, int, bool]:
     return module.outputs, module.inputs, module.embedding
+
+
+def _doubts(adapters: Mapping[str, AdapterFolder]) -> Sequence[str]:
+    """What speaks against the adapters being for one model, and what they seem to lack."""
+    lacks = {name: unadapted(one.settings, one.content.modules) for name, one in adapters.items()}
+    doubts = [f"{name}: {text}" for name, text in lacks.items() if text]
+    bases = {one.base_name.casefold(): one.base_name for one in adapters.values() if one.base_name}
+    if len(bases) > 1:
+        doubts.append(f"the adapters name different models that they were trained on: {', '.join(bases.values())}")
+    return doubts
 
 
 def _losses(energies: Mapping[str, float]) -> Sequence[str]:

@@ -4,8 +4,9 @@ transformers says it: the model is built from its config without weights, and it
 checkpoint's tensors as an adapter's would be.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from safegraft.checkpoint.adapter_names import Target, find_tensors
@@ -27,15 +28,20 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """places: by the tensors' names in the checkpoint. note: why these may not be the names in memory, if they may."""
+    """places: by the tensors' names in the checkpoint. note: why these may not be the names in memory, if they may.
+
+    copies: parameters that are the same as one of `places` and are no tensors of their own, such as a tied head:
+    the name in the checkpoint -> theirs in memory.
+    """
 
     places: Mapping[str, Place]
     note: str = ""
+    copies: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
 
 
 def places_in_memory(checkpoint: Checkpoint) -> Places:
     """The place of every tensor; where transformers cannot build the model, names are taken as they are."""
-    known = _from_transformers(checkpoint)
+    known, copies = _from_transformers(checkpoint)
     places: dict[str, Place] = {}
     vocabulary = vocabulary_tensors(checkpoint)
     for name, tensor in checkpoint.tensors.items():
@@ -47,18 +53,19 @@ def places_in_memory(checkpoint: Checkpoint) -> Places:
     if not known:
         return Places(places, "transformers cannot build the base from its config: modules go by their names on disk")
     if unknown:
-        return Places(places, f"{len(unknown)} tensors are called otherwise in memory, among them {unknown[0]}")
-    return Places(places)
+        note = f"{len(unknown)} tensors are called otherwise in memory, among them {unknown[0]}"
+        return Places(places, note, copies)
+    return Places(places, copies=copies)
 
 
-def _from_transformers(checkpoint: Checkpoint) -> dict[str, Place]:
-    """By name in the checkpoint; empty when transformers does not know the architecture."""
+def _from_transformers(checkpoint: Checkpoint) -> tuple[dict[str, Place], dict[str, list[str]]]:
+    """Places and copies, as in Places; empty when transformers does not know the architecture."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
     model = _skeleton(checkpoint)
     if model is None:
-        return {}
+        return {}, {}
     targets: dict[str, Target] = {}
     found: dict[str, Place] = {}
     for module, layer in model.named_modules():
@@ -70,7 +77,11 @@ def _from_transformers(checkpoint: Checkpoint) -> dict[str, Place]:
             targets[name] = Target(name, (tuple(tensor.shape),))
     # What has no place (a tied head) is no tensor of the checkpoint; what is called otherwise keeps its name.
     homes = find_tensors(list(targets.values()), checkpoint.tensors, Findings(checkpoint.name))
-    return {home: found[name] for name, home in homes.items()}
+    copies: dict[str, list[str]] = defaultdict(list)
+    for copy, original in model.all_tied_weights_keys.items():
+        if original in homes and homes.get(copy) is None:
+            copies[homes[original]].append(copy)
+    return {home: found[name] for name, home in homes.items()}, copies
 
 
 def _skeleton(checkpoint: Checkpoint) -> Any:

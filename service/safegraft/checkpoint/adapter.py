@@ -10,6 +10,7 @@ from safegraft.checkpoint.adapter_modules import read_modules
 from safegraft.checkpoint.adapter_settings import read_settings
 from safegraft.checkpoint.files import Folder, raise_changed
 from safegraft.checkpoint.header import read_header
+from safegraft.checkpoint.hub_cache import HUB_NAME
 from safegraft.checkpoint.identity import HASHED_BYTES, WeightFile, identify
 from safegraft.checkpoint.sidecars import MAX_SIDECAR_BYTES
 from safegraft.checkpoint.strict_json import parse_object
@@ -57,6 +58,12 @@ class AdapterFolder(Checkpoint):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def base_name(self) -> str | None:
+        """The Hub name of the model that it was trained on, where its config has one."""
+        name = self.config.get("base_model_name_or_path")
+        return name if isinstance(name, str) and HUB_NAME.fullmatch(name) else None
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         if start < 0 or start + buffer.nbytes > tensor.nbytes:

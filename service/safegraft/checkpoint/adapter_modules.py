@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from safegraft.checkpoint.adapter_declared import lacking
 from safegraft.checkpoint.adapter_settings import LoraSettings
 from safegraft.checkpoint.findings import Findings, shown
 from safegraft.checkpoint.types import TensorInfo
@@ -69,15 +70,19 @@ def read_modules(tensors: Mapping[str, TensorInfo], settings: LoraSettings, wher
         found = _PARTS.fullmatch(bare)
         if not tensor.dtype.is_float:
             findings.add(f"tensor {shown(name)} holds {tensor.dtype} values, which are not weights")
-        elif found:
-            parts.setdefault(found[1], {})[found[2]] = tensor
-        elif _FOREIGN.fullmatch(bare):
+            continue
+        if not found and _FOREIGN.fullmatch(bare):
             findings.add(f"tensor {shown(name)} is of a kind of adapter that cannot be added to weights")
-        else:
-            replaced[bare.replace(_WRAPPER, ".")] = tensor
+            continue
+        place, key = (parts.setdefault(found[1], {}), found[2]) if found else (replaced, bare.replace(_WRAPPER, "."))
+        if key in place:
+            findings.add(f"tensors {shown(place[key].name)} and {shown(name)} mean the same; only one can count")
+        place.setdefault(key, tensor)
     modules = {name: _module(name, found, settings, findings) for name, found in parts.items()}
     if not modules and not replaced:
         findings.add("holds no tensors")
+    for name in lacking(settings.saved, replaced):
+        findings.add(f"lacks {shown(name)}, which modules_to_save in its config names")
     findings.raise_if_any()
     return AdapterContent({name: module for name, module in modules.items() if module is not None}, replaced)
 

@@ -89,7 +89,8 @@ class FolderCheckpoint(Checkpoint):
         """Set everything but the identity, or raise one error with every problem of the folder."""
         if is_adapter(folder.names):
             message = (
-                "is a PEFT adapter, not a model: name it together with the model that it belongs to, as BASE+ADAPTER"
+                "is a PEFT adapter, not a model: name it together with the model that it belongs to, as BASE+ADAPTER. "
+                "(A recipe of adapters alone is merged on your own machine, and not planned.)"
             )
             raise CheckpointError(Problem(self.name, message))
         findings = Findings(self.name)

@@ -12,10 +12,12 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from safegraft.checkpoint.adapter import AdapterFolder
+from safegraft.checkpoint.adapter_declared import skipped, unadapted
 from safegraft.checkpoint.adapter_modules import LoraModule
-from safegraft.checkpoint.adapter_names import Target, find_tensors, has_place
-from safegraft.checkpoint.config import subconfigs
-from safegraft.checkpoint.findings import Findings, listed, shown
+from safegraft.checkpoint.adapter_names import Target, find_tensors
+from safegraft.checkpoint.findings import Findings, shown
+from safegraft.checkpoint.hub_cache import hub_name
+from safegraft.checkpoint.lora_tied import TiedHead
 from safegraft.checkpoint.types import Checkpoint, Identity, TensorInfo
 from safegraft.errors import InputChangedError, Problem
 
@@ -25,13 +27,12 @@ if TYPE_CHECKING:
     from safegraft.checkpoint.lora_tiles import LoraTiles
 
 PIECE = 1 << 17  # elements computed at a time
-_COMPARED = 1 << 20  # bytes
 
 
 class LoraCheckpoint(Checkpoint):
     """`base` with `adapter` added. Closing it closes both.
 
-    name: how messages call the two together.
+    name: how messages call the two together. notes: what speaks against the two belonging together.
 
     Raises CheckpointError when a part of the adapter has no place in the base, or could have several: nothing of an
     adapter is left out.
@@ -47,9 +48,10 @@ class LoraCheckpoint(Checkpoint):
         self.identity = _identity(name, base.identity, adapter.identity)
         places = self._find_places()
         modules = adapter.content.modules.values()
-        self._modules = {places[f"{module.name}.weight"]: module for module in modules}
+        self._modules = {places[name]: module for module in modules if (name := f"{module.name}.weight") in places}
         self._biases = {places[f"{one.name}.bias"]: one for one in modules if one.bias is not None}
         self._replaced = {places[one]: new for one, new in adapter.content.replaced.items() if one in places}
+        self.notes = self._doubts()
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -94,20 +96,24 @@ class LoraCheckpoint(Checkpoint):
 
     # -- where the adapter's parts lie ----------------------------------------------------------
 
+    def _doubts(self) -> tuple[str, ...]:
+        """What speaks against the two belonging together, and what the adapter seems to lack."""
+        settings, modules = self._adapter.settings, self._adapter.content.modules
+        changed = {*self._modules, *self._biases, *self._replaced}
+        named, here = self._adapter.base_name, hub_name(self._base.name)
+        doubts = [unadapted(settings, modules), skipped(settings, modules, self.tensors, changed)]
+        if named and here and named.casefold() != here.casefold():
+            doubts.append(f"its config names {named} as its model, and it is added to {here}")
+        return tuple(f"{self._adapter.name}: {text}" for text in doubts if text)
+
     def _find_places(self) -> dict[str, str]:
         """Name in memory -> name in the base, for everything that the adapter changes."""
         findings = Findings(self.name)
-        targets = [target for target in self._targets(findings) if not self._is_tied_copy(target.name)]
+        targets = TiedHead(self._base, self._adapter).settle(self._targets(findings), findings)
         places = find_tensors(targets, self.tensors, findings)
         for name, place in places.items():
             if not self.tensors[place].dtype.is_float:
                 findings.add(f"{shown(place)}, which the adapter changes as {shown(name)}, holds no weights")
-        homeless = [one.name for one in targets if self._has_tied_rows(one) and not has_place(one.name, self.tensors)]
-        if homeless:
-            findings.add(
-                f"{listed(homeless)}: the base ties its output head to its embedding, so there is no head of its own "
-                "to change"
-            )
         findings.raise_if_any()
         return places
 
@@ -125,34 +131,6 @@ class LoraCheckpoint(Checkpoint):
             shapes[name] = (tensor.shape,)
         return [Target(name, some) for name, some in shapes.items()]
 
-    def _is_tied_copy(self, name: str) -> bool:
-        """PEFT saves the head of a tied model a second time; the model has it once, as its embedding."""
-        replaced = self._adapter.content.replaced
-        tensor = replaced.get(name)
-        if tensor is None or has_place(name, self.tensors):
-            return False
-        twins = [one for other, one in replaced.items() if other != name and has_place(other, self.tensors)]
-        return any(self._same_content(tensor, twin) for twin in twins)
-
-    def _same_content(self, one: TensorInfo, other: TensorInfo) -> bool:
-        if (one.shape, one.dtype) != (other.shape, other.dtype):
-            return False
-        for start in range(0, one.nbytes, _COMPARED):
-            length = min(_COMPARED, one.nbytes - start)
-            contents = [bytearray(length), bytearray(length)]
-            for tensor, content in zip((one, other), contents, strict=True):
-                self._adapter.read_into(tensor, start, memoryview(content))
-            if contents[0] != contents[1]:
-                return False
-        return True
-
-    def _has_tied_rows(self, target: Target) -> bool:
-        """Whether it has a row a token in a model that has such a matrix only once."""
-        levels = [self.config, *(inner for _, inner in subconfigs(self.config))]
-        sizes = [level.get("vocab_size") for level in levels]
-        ties = any(level.get("tie_word_embeddings") is True for level in levels)
-        return ties and any(shape[0] in sizes for shape in target.shapes if shape)
-
     # -- values ---------------------------------------------------------------------------------
 
     @functools.cached_property
@@ -163,7 +141,7 @@ class LoraCheckpoint(Checkpoint):
 
     def _values(self, tensor: TensorInfo, start: int, stop: int) -> "torch.Tensor":
         """Elements [start, stop), in the tensor's dtype."""
-        from safegraft.checkpoint.lora_tiles import LowRank, compute_dtype
+        from safegraft.checkpoint.lora_tiles import LowRank, compute_dtype, require_finite
 
         module, bias = self._modules.get(tensor.name), self._biases.get(tensor.name)
         if module is not None:
@@ -173,15 +151,22 @@ class LoraCheckpoint(Checkpoint):
             added = _read(self._adapter, bias.bias, start, stop).to(dtype).mul_(bias.scale)
             values = self._own(tensor, start, stop).to(dtype).add_(added)
         else:
-            values = self._own(tensor, start, stop)
-        return values.to(tensor.dtype.torch)
+            return self._own(tensor, start, stop)
+        stored = values.to(tensor.dtype.torch)
+        require_finite(stored, lambda: self._own(tensor, start, stop), tensor, self._adapter.name)
+        return stored
 
     def _own(self, tensor: TensorInfo, start: int, stop: int) -> "torch.Tensor":
         """Elements before anything is added, in the tensor's dtype: the base's, or what the adapter has instead."""
+        from safegraft.checkpoint.lora_tiles import require_finite
+
         replaced = self._replaced.get(tensor.name)
         if replaced is None:
             return _read(self._base, tensor, start, stop)
-        return _read(self._adapter, replaced, start, stop).to(tensor.dtype.torch)
+        values = _read(self._adapter, replaced, start, stop)
+        stored = values.to(tensor.dtype.torch)
+        require_finite(stored, lambda: values, tensor, self._adapter.name)
+        return stored
 
     def _whole(self, tensor: TensorInfo) -> "torch.Tensor":
         return _read(self._adapter, tensor, 0, tensor.elements).view(tensor.shape)

@@ -14,6 +14,7 @@ import torch
 from safegraft.checkpoint.adapter_modules import LoraModule
 from safegraft.checkpoint.dtypes import DType
 from safegraft.checkpoint.types import TensorInfo
+from safegraft.errors import NonFiniteError, Problem
 
 TILE = 1 << 17  # elements: a tile and its weights stay in the second-level cache
 KEPT_TILES = 16  # a checkpoint: the cuts of a merge seldom end where tiles do
@@ -99,6 +100,20 @@ class LoraTiles:
         norms = squares.sqrt_().to(dtype)
         magnitude = self._read_factor(patch.module.magnitude).to(dtype)
         return torch.where(norms == 0, 0, magnitude / norms)
+
+
+def require_finite(result: torch.Tensor, before: Callable[[], torch.Tensor], tensor: TensorInfo, adapter: str) -> None:
+    """NaN and inf that a base has may stay; raises NonFiniteError where an adapter brings them about."""
+    finite = torch.isfinite(result)
+    if bool(finite.all()):
+        return
+    made = torch.isfinite(before()) & ~finite
+    if bool(made.any()):
+        message = (
+            f"makes NaN or inf of {int(made.sum())} values of {tensor.name} where that was first seen: it holds NaN or "
+            f"inf itself, or values too large for {tensor.dtype}"
+        )
+        raise NonFiniteError(Problem(adapter, message))
 
 
 def compute_dtype(stored: DType) -> torch.dtype:

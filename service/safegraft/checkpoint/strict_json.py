@@ -11,12 +11,13 @@ from safegraft.checkpoint.findings import shown
 from safegraft.errors import CheckpointError, Problem
 
 MAX_DEPTH = 50
+MAX_DIGITS = 1_000
 
 
 def parse_json(content: bytes, where: str, *, parse_int: Callable[[str], int] | None = None) -> Any:
     """Parse a whole file. `where` names it in the CheckpointError that anything wrong with it raises."""
     try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_int=parse_int)
+        return json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_int=parse_int or _integer)
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are kinds of it
         raise CheckpointError(Problem(where, f"is not valid JSON: {error}")) from error
     except RecursionError as error:
@@ -51,6 +52,13 @@ def as_list(value: Any) -> list[Any] | None:
 def is_natural(value: Any) -> bool:
     """Whether a parsed value is an integer from 0 up; `true` is none."""
     return type(value) is int and value >= 0
+
+
+def _integer(text: str) -> int:
+    """Python's own refusal of endless numbers speaks of Python."""
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"an integer of {len(text):,} digits")
+    return int(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

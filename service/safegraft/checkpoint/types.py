@@ -1,7 +1,7 @@
 """What a checkpoint is to the rest of safegraft, wherever its bytes live."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ class Checkpoint(ABC):
     config: Mapping[str, Any]  # config.json
     tensors: Mapping[str, TensorInfo]  # in natural order of names
     sidecars: Mapping[str, bytes]  # every file that belongs beside the weights: bare name -> content
+    notes: Sequence[str] = ()  # what a reader of a plan with it should know
 
     @property
     def sources(self) -> tuple[str, ...]:

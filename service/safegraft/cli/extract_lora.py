@@ -1,6 +1,8 @@
 """`safegraft extract-lora`: the difference of two models becomes a LoRA adapter."""
 
 import os
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +12,11 @@ from safegraft.cli.interrupt import interruptible
 from safegraft.cli.options import json_option
 from safegraft.cli.progress import meter
 from safegraft.cli.terminal import note, say, say_json
-from safegraft.errors import UsageError
+from safegraft.errors import CheckpointError, Problem, UsageError
 
 if TYPE_CHECKING:
     from safegraft.adapter.extract import Extraction
+    from safegraft.checkpoint.types import Checkpoint
 
 _LISTED = 10  # tensors that are left out, in the text for people
 
@@ -71,20 +74,33 @@ def extract_lora(
     if (rank is None) == (energy is None):
         raise UsageError("give either --rank N or --energy E")
     from safegraft.adapter.extract import Wish, extract
+
+    with ExitStack() as opened:
+        base_model, tuned_model = _open([base, tuned], opened)
+        for text in (*base_model.notes, *tuned_model.notes):
+            note(f"warning: {text}")
+        with interruptible() as interrupt, meter("extracting") as show:
+            wish = Wish(rank, energy, targets, save_modules)
+            result = extract(tuned_model, base_model, out, wish, progress=show, cancelled=interrupt.requested)
+    _show(result, as_json)
+
+
+def _open(references: Sequence[str], opened: ExitStack) -> "list[Checkpoint]":
+    """Open all of them, or tell what is wrong with any."""
     from safegraft.local import open_model
 
-    base_model = open_model(base)
-    try:
-        tuned_model = open_model(tuned)
+    models: list[Checkpoint] = []
+    problems: list[Problem] = []
+    for reference in references:
         try:
-            with interruptible() as interrupt, meter("extracting") as show:
-                wish = Wish(rank, energy, targets, save_modules)
-                result = extract(tuned_model, base_model, out, wish, progress=show, cancelled=interrupt.requested)
-        finally:
-            tuned_model.close()
-    finally:
-        base_model.close()
-    _show(result, as_json)
+            models.append(open_model(reference))
+        except CheckpointError as error:
+            problems += error.problems
+        else:
+            opened.callback(models[-1].close)
+    if problems:
+        raise CheckpointError(problems)
+    return models
 
 
 def _show(result: "Extraction", as_json: bool) -> None:
@@ -95,22 +111,23 @@ def _show(result: "Extraction", as_json: bool) -> None:
         return
     lowest = min(result.modules, key=lambda one: one.energy, default=None)
     ranks = [one.rank for one in result.modules]
-    say(
-        f"{result.out}: an adapter for {len(ranks)} modules" + (", as it was already" if result.complete_before else "")
-    )
+    already = ", as it was already" if result.complete_before else ""
+    say(f"{result.out}: an adapter for {_count(len(ranks), 'module')}{already}")
     if lowest is not None:
         say(f"ranks {min(ranks)} to {max(ranks)}; least energy kept {lowest.energy:.4f}, in {lowest.tensor}")
     if result.saved:
-        say(f"saved whole: {len(result.saved)} tensors")
+        say(f"saved whole: {_count(len(result.saved), 'tensor')}")
     if result.left:
-        say(
-            f"not in the adapter: {len(result.left)} tensors that differ"
-            + ("" if result.saved else " (--save-modules)")
-        )
+        differ = "tensor that differs" if len(result.left) == 1 else "tensors that differ"
+        say(f"not in the adapter: {len(result.left)} {differ}" + ("" if result.saved else " (--save-modules)"))
         for name, reason in list(result.left.items())[:_LISTED]:
             say(f"  {name}: {reason}")
         if len(result.left) > _LISTED:
             say(f"  and {len(result.left) - _LISTED} more (--json lists them)")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _document(result: "Extraction") -> dict[str, Any]:

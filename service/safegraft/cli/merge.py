@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from safegraft.cli.interrupt import CONTINUE, interruptible
 from safegraft.cli.options import json_option, max_shard_size_option, optional_remote_options, recipe_argument
@@ -80,6 +81,8 @@ def merge(
     else:
         if rank:
             raise UsageError("--rank is for adapters, which are merged here: leave --server away")
+        if upload:
+            _require_models(recipe)
         with connect(server, token_file, ca) as client:
             outcome = _merge_there(client, recipe, out, threads, max_shard_size, upload)
     outcome.show(as_json)
@@ -92,6 +95,8 @@ def _merge_here(path: Path, out: Path, threads: int | None, max_shard_size: int,
 
     recipe = safegraft.Recipe.load(path)
     if is_adapter_recipe(recipe):
+        if click.get_current_context().get_parameter_source("max_shard_size") is not ParameterSource.DEFAULT:
+            raise UsageError("--max-shard-size is for models: an adapter has one file of weights")
         return _merge_adapters(recipe, out, threads, rank)
     if rank:
         raise UsageError("--rank is for recipes whose models are all adapters")
@@ -138,6 +143,15 @@ def _merge_adapters(recipe: "Recipe", out: Path, threads: int | None, rank: int 
     result = merged.result
     files = {name: (file.size, file.sha256) for name, file in result.files.items()}
     return Outcome(result.out, result.digest, files, result.bytes_written, result.seconds, result.resumed, merged.notes)
+
+
+def _require_models(path: Path) -> None:
+    """Adapters alone are not worth an upload: no server merges them."""
+    import safegraft
+    from safegraft.api import is_adapter_recipe
+
+    if is_adapter_recipe(safegraft.Recipe.load(path)):
+        raise UsageError("adapters are merged on your own machine: leave --server and --upload away")
 
 
 def _merge_there(

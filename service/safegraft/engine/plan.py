@@ -204,6 +204,7 @@ class _Planner:
         for reference in self.recipe.references():
             try:
                 self.checkpoints[reference] = open_model(reference)
+                self.warnings += self.checkpoints[reference].notes
             except InputError as error:
                 self.input_problems += error.problems
         twins: dict[tuple[str, str], str] = {}

@@ -44,7 +44,8 @@ class TensorTask:
     name, shape: as in the host model. dtype: of the result.
     inputs: in recipe order, then the models with a role in the method's order; for a copy, the host's own tensor alone.
     layer, layers: its place among the layers of its stack, and their number; None and 0 outside stacks.
-    vocabulary: whether a row stands for a token. language: whether it is of the language model. stored: the widest dtype among the contributions, or the recipe's.
+    vocabulary: whether a row stands for a token. language: whether it is of the language model.
+    stored: the widest dtype among the contributions, or the recipe's.
     modifications: in order; what they change is the difference from contribution number `modified_from`.
     rows: for vocabulary tensors whose rows differ, which rows are merged; None otherwise.
     note: why it is copied, or what is special about the merge.
