@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safegraft import hookimpl
 from safegraft.methods import Context, Granularity, Input, MergeMethod, Requirements, TensorView
 from safegraft_plugins.float_bits import keep, magnitude
-from safegraft_plugins.task_vectors import TaskVector, task_vectors, whole_rows
+from safegraft_plugins.task_vectors import TaskVector, parameters_of, task_vectors, whole_rows
 from safegraft_plugins.weights import check_range
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ class Cabs(MergeMethod):
         """Of a vector, whose cuts may fall into blocks: who keeps each element."""
         if len(view.shape) > 1:
             return None
+        if not parameters_of(view):
+            return None
         ((_, vectors),) = whole_rows(view)
-        return owners(vectors, parameters).ravel() if vectors else None
+        return owners(vectors, parameters).ravel()
 
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         import numpy as np

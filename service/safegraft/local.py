@@ -106,9 +106,12 @@ def find_data(reference: str) -> Path:
     path = Path(reference).expanduser()
     if path.is_file():
         return path
+    if path.exists():
+        raise InputError(Problem(reference, f"{reference} is no file: give a JSONL or parquet file"))
     if HUB_NAME.fullmatch(reference) is not None:
         return _cached_data(reference)
-    raise InputError(Problem(reference, "no such file; relative paths start at the current directory"))
+    message = f"there is no file {reference}; relative paths start at the current directory"
+    raise InputError(Problem(reference, message))
 
 
 def _cached_data(name: str) -> Path:
@@ -118,7 +121,7 @@ def _cached_data(name: str) -> Path:
     folder = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
     main = folder / "refs" / "main"
     if not main.is_file():
-        message = "no such file, and no data set of this name in the Hugging Face cache"
+        message = f"there is no file {name}, and no data set of this name in the Hugging Face cache"
         raise InputError(Problem(name, f"{message}; fetch it first: hf download {name} --repo-type dataset"))
     snapshot = folder / "snapshots" / main.read_text().strip()
     files = sorted(file for kind in ("*.jsonl", "*.parquet") for file in snapshot.rglob(kind))

@@ -100,6 +100,35 @@ def test_an_image_that_changes_afterwards_is_noticed(data: Any) -> None:
 IMAGES = {"text": "text", "image": "image"}
 
 
+def test_images_do_not_leave_the_folder_through_a_link(data: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (data.folder / data.picture("a.png", 1)).rename(outside / "a.png")
+    (data.folder / "link.png").symlink_to(outside / "a.png")
+    (data.folder / "folder").symlink_to(outside)
+    for name in ("link.png", "folder/a.png"):
+        with pytest.raises(InputError, match="leaves the folder of the data file through a symbolic link"):
+            open_data(spec(fields=IMAGES), data.jsonl([{"text": "t", "image": name}]), WHERE)
+
+
+def test_images_in_the_hubs_cache_are_links(data: Any) -> None:
+    repository = data.folder / "datasets--me--set"
+    snapshot, blobs = repository / "snapshots" / ("0" * 40), repository / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (data.folder / data.picture("a.png", 1)).rename(blobs / "1f")
+    (snapshot / "a.png").symlink_to(blobs / "1f")
+    rows = data.jsonl([{"text": "t", "image": "a.png"}])
+    rows.rename(snapshot / "data.jsonl")
+    opened = open_data(spec(fields=IMAGES), snapshot / "data.jsonl", WHERE)
+    assert opened.samples[0].image.read() == (blobs / "1f").read_bytes()
+
+
+def test_half_a_surrogate_pair_is_no_text(data: Any) -> None:
+    (data.folder / "d.jsonl").write_text('{"text": "\\ud800 cat"}\n')
+    with pytest.raises(InputError, match=r"row 1: column 'text' .* holds half a surrogate pair"):
+        open_data(spec(), data.folder / "d.jsonl", WHERE)
+
+
 @pytest.mark.parametrize(
     ("content", "fields", "message"),
     [

@@ -82,7 +82,7 @@ def test_which_rows_are_drawn_is_part_of_the_digest(here: Path, tmp_path: Path) 
         ({"taks": {**SET, "data": "x"}}, "fisher needs data called 'task'"),
         ({"task": {"data": "x"}}, "calibration.task: say which columns to read: `text` or "),
         ({"task": {**SET}}, "calibration.task: `data` is missing"),
-        ({"task": {**SET, "data": "nowhere.jsonl"}}, "nowhere.jsonl: no such file"),
+        ({"task": {**SET, "data": "nowhere.jsonl"}}, "data: there is no file nowhere.jsonl; "),
         ({"task": {**SET, "data": "x", "samples": 0}}, "samples: expected a whole number from 1 to"),
         ({"task": {**SET, "data": "x", "promt": "q"}}, "promt: unknown key; did you mean 'prompt'?"),
     ],
@@ -90,6 +90,24 @@ def test_which_rows_are_drawn_is_part_of_the_digest(here: Path, tmp_path: Path) 
 def test_wrong_data_are_told_before_work_starts(here: Path, calibration: dict[str, Any] | None, said: str) -> None:
     more = {} if calibration is None else {"calibration": calibration}
     assert said in problems(fisher(here, {"model": "one"}, {"model": "two"}, **more))
+
+
+def test_a_misspelt_set_is_pointed_at(here: Path) -> None:
+    wrong = {"taks": task(here)["task"]}
+    assert "add it here, or rename 'taks'" in problems(
+        fisher(here, {"model": "one"}, {"model": "two"}, calibration=wrong)
+    )
+    linear = fisher(here, {"model": "one", "parameters": {"weight": 1}}, calibration=wrong)
+    plan = safegraft.plan({**linear, "merge_method": "linear"})
+    assert any("calibration.taks: is read by none of linear: they ask for no data" in one for one in plan.warnings)
+    plan.close()
+
+
+def test_layers_beyond_the_model_are_an_error(here: Path) -> None:
+    models = [{"model": str(here / "one")}, {"model": str(here / "aligned"), "role": "aligned"}]
+    recipe = {"merge_method": "safety_layers", "models": models, "parameters": {"first": 0, "last": 2}}
+    with safegraft.open(recipe) as merged, pytest.raises(RecipeError, match="layers are 0 to 1"):
+        _ = merged.tensors["model.layers.0.mlp.up_proj.weight"]
 
 
 def test_not_with_slices_or_another_vocabulary(here: Path) -> None:

@@ -322,3 +322,30 @@ def test_an_ignored_base_is_still_what_modifiers_measure_from(folders: dict[str,
     recipe["merge_method"] = "loudest"
     recipe["models"] = [{"model": folders["base"]}]
     assert equal(merged(recipe), contents(folders["base"]))
+
+
+@pytest.mark.parametrize("raised", [SystemExit(0), BaseException("out")])
+def test_a_plugin_that_wants_to_leave_is_named(
+    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch, raised: BaseException
+) -> None:
+    def leave(self: Overwriting, inputs: Any, base: Any, context: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(Overwriting, "merge", leave)
+    with pytest.raises(PluginError, match=rf"method overwriting failed on .*: {type(raised).__name__}"):
+        merged(modified(folders))
+
+
+@pytest.mark.parametrize("result", [torch.eye(3).to_sparse(), torch.empty(3, device="meta")])
+def test_tensors_without_values_are_refused(
+    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch, result: torch.Tensor
+) -> None:
+    monkeypatch.setattr(Overwriting, "merge", lambda *_: result)
+    with pytest.raises(PluginError, match="overwriting returned a sparse tensor or one without values for"):
+        merged(modified(folders))
+
+
+def test_a_method_that_takes_no_base_has_no_modifiers(folders: dict[str, str]) -> None:
+    recipe = pushed(folders, modifiers=[{"name": "stretch"}])
+    assert "push takes no `base_model`, from which modifiers measure: they cannot be used with it" in problems(recipe)
+    assert "name one" not in problems(recipe)

@@ -93,3 +93,9 @@ def test_blocks_stay_within_rows() -> None:
 def test_n_is_at_most_m(n: int, m: int, fine: bool) -> None:
     messages = list(Cabs().check([Cabs.InputParameters()], Cabs.Parameters(n=n, m=m)))
     assert (messages == []) is fine
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3)])
+def test_models_without_weight_leave_the_base(merged: Merge, shape: tuple[int, ...]) -> None:
+    base = torch.ones(shape)
+    assert torch.equal(merged(Cabs, [base + 1, base + 2], [{"weight": 0}, {"weight": 0}], base), base)

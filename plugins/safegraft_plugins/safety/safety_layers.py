@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from safegraft import hookimpl
+from safegraft import Problem, RecipeError, hookimpl
 from safegraft.methods import Calibration, Context, Granularity, Input, MergeMethod, Requirements, Statistic
 from safegraft_plugins.safety.interpolation import between
 
@@ -78,6 +78,9 @@ class SafetyLayers(MergeMethod):
 def safety_layers(cosines: "torch.Tensor | None", context: Context) -> range:
     parameters: SafetyLayersParameters = context.parameters
     if parameters.first is not None and parameters.last is not None:
+        if context.layer is not None and parameters.last >= context.layers:
+            there = f"the language model's layers are 0 to {context.layers - 1}"
+            raise RecipeError(Problem("safety_layers", f"`last` is {parameters.last}, and {there}"))
         return range(parameters.first, parameters.last + 1)
     if cosines is None:
         return range(0)

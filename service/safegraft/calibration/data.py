@@ -146,6 +146,11 @@ def _draft(spec: CalibrationSet, row: Row, where: str, found: _Tally) -> _Draft 
         if value is not None and not isinstance(value, str):
             found.add(where, f"column {shown(column)} (for `{field}`) holds {_kind(value)}, not a text")
             return None
+        if value is not None and not _is_unicode(value):
+            found.add(
+                where, f"column {shown(column)} (for `{field}`) holds half a surrogate pair, which is no character"
+            )
+            return None
         texts[field] = value or ""
     if "image" in spec.fields:
         texts = {field: text.replace(IMAGE_PLACEHOLDER, "").strip() for field, text in texts.items()}
@@ -153,6 +158,14 @@ def _draft(spec: CalibrationSet, row: Row, where: str, found: _Tally) -> _Draft 
         found.empty += 1
         return None
     return _Draft(where, texts, row.get(spec.fields["image"]) if "image" in spec.fields else None)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _kind(value: Any) -> str:
@@ -188,7 +201,16 @@ def _image(draft: _Draft, folder: Path) -> Image | None:
         message = f"its image {shown(value)} must be a path inside the folder of the data file"
         raise InputError(Problem(draft.where, message))
     path = folder / inside
+    if not any(path.resolve().is_relative_to(place) for place in _places(folder)):
+        message = f"its image {shown(value)} leaves the folder of the data file through a symbolic link"
+        raise InputError(Problem(draft.where, message))
     return Image(hashlib.sha256(_read_image(path, draft.where)).hexdigest(), None, path, draft.where)
+
+
+def _places(folder: Path) -> list[Path]:
+    """Where images may really lie: below the data's folder; in the Hub's cache, whose files are links, in its blobs."""
+    snapshot = next((one for one in (folder, *folder.parents) if one.parent.name == "snapshots"), None)
+    return [folder.resolve(), *([snapshot.parents[1].resolve() / "blobs"] if snapshot else [])]
 
 
 def _read_image(path: Path, where: str) -> bytes:

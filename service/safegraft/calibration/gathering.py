@@ -24,7 +24,7 @@ from safegraft.calibration.progress import Cancelled, Report, stop_if
 from safegraft.calibration.request import Request
 from safegraft.calibration.sweep import sweep
 from safegraft.calibration.wording import Worded, Wording
-from safegraft.errors import InputError, OutputError, Problem
+from safegraft.errors import InputError, NonFiniteError, OutputError, Problem
 from safegraft.methods.contract import Statistic
 
 MAX_PROBLEMS = 5  # of samples; the reader knows by then what is wrong with the data
@@ -84,7 +84,14 @@ def _gradients(
 ) -> None:
     with _sheet(request, drawer, gradients.shapes(model, set(request.tensors))) as sheet:
         observer = gradients.Gradients(model, gradients.SCORES[request.statistic], sheet, len(samples))
-        sweep(model, observer, samples, cancelled, report)
+        try:
+            sweep(model, observer, samples, cancelled, report)
+        except NonFiniteError as error:  # which knows the sample and not whose loss it is
+            name = request.checkpoint.name
+            advice = "repair or replace the model; `on_nan` is about what is merged, and cannot help a model at work"
+            raise NonFiniteError(
+                [Problem(name, f"at {one.where}: {one.message}; {advice}") for one in error.problems]
+            ) from error
 
 
 def _inputs(

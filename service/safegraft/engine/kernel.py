@@ -326,9 +326,9 @@ class Kernel:
         try:
             with torch.no_grad():
                 return call()
-        except SafegraftError:
+        except (SafegraftError, KeyboardInterrupt):
             raise
-        except Exception as error:  # a plugin may raise anything; it is named, with the tensor it failed on
+        except BaseException as error:  # a plugin may raise anything, SystemExit too; it is named, with its tensor
             raise PluginError(f"{who} failed on {task.name}: {type(error).__name__}: {error}") from error
 
     # -- writing --------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ class Kernel:
         if _is_finite(result):
             raise self._too_narrow(task)
         raise NonFiniteError(
-            Problem(task.name, f"{task.method} gives NaN or inf from finite inputs; check its parameters")
+            Problem(task.name, f"{_who(task)} gives NaN or inf from finite inputs; check its parameters")
         )
 
     def _keep(self, task: TensorTask, stored: torch.Tensor, target: torch.Tensor) -> None:
@@ -412,12 +412,21 @@ def _sound(task: TensorTask, who: str, result: Any, expected: tuple[int, ...]) -
     """What a plugin returned, if it is a tensor as it should be."""
     if not isinstance(result, torch.Tensor):
         raise PluginError(f"{who} returned {type(result).__name__} for {task.name}, not a tensor")
+    if result.layout is not torch.strided or result.is_meta:
+        raise PluginError(
+            f"{who} returned a sparse tensor or one without values for {task.name}; a dense one was expected"
+        )
     if result.shape != expected or not result.dtype.is_floating_point:
         raise PluginError(
             f"{who} returned {list(result.shape)} {result.dtype} for {task.name}; "
             f"{list(expected)} of a floating-point dtype was expected"
         )
     return result
+
+
+def _who(task: TensorTask) -> str:
+    names = [one.modifier for one in task.modifications]
+    return f"{task.method}" + (f" with the modifiers {', '.join(names)}" if names else "")
 
 
 def _torch_name(dtype: DType) -> str:

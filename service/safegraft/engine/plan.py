@@ -90,6 +90,7 @@ class _Planner:
         self._check_recipe()
         data = CalibrationData(self.recipe, find_data)
         self.recipe_problems += data.missing(self.methods)
+        self.warnings += data.unread(self.methods)
         self._open(open_model)
         if self.input_problems:
             self._stop_on_problems(InputError)
@@ -132,7 +133,8 @@ class _Planner:
                 self.recipe_problems.append(Problem(where, f"unknown modifier {entry.name!r}. {hint}"))
             else:
                 self.modifiers[entry.name] = modifier
-        if self.recipe.modifiers and self.recipe.base_model is None:
+        takes_base = any(method.requires.base != "forbidden" for method in self.methods.values())
+        if self.recipe.modifiers and self.recipe.base_model is None and takes_base:
             where = self.recipe.where("modifiers")
             self.recipe_problems.append(Problem(where, "modifiers change the difference from a `base_model`; name one"))
         self._check_roles()
@@ -172,7 +174,10 @@ class _Planner:
         needs, base = method.requires, section.base_model
         if needs.base == "required" and base is None:
             self.recipe_problems.append(Problem(where, f"{method.name} needs a `base_model`"))
-        if needs.base == "forbidden" and base is not None:
+        if needs.base == "forbidden" and self.recipe.modifiers:
+            message = f"{method.name} takes no `base_model`, from which modifiers measure: they cannot be used with it"
+            self.recipe_problems.append(Problem(self.recipe.where("modifiers"), message))
+        elif needs.base == "forbidden" and base is not None:
             self.recipe_problems.append(Problem(where, f"{method.name} takes no `base_model`; remove it"))
         for role in needs.roles:
             if role not in section.roles:

@@ -3,6 +3,7 @@
 How a statistic is gathered is the business of safegraft.calibration.
 """
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,11 +52,23 @@ class CalibrationData:
             for name in sorted(needed):
                 lacking = [model for model in inputs if self._spec(model, name) is None]
                 if lacking:
-                    message = (
-                        f"{method.name} needs data called {name!r}, and {', '.join(lacking)} has none: add it here"
-                    )
+                    whose = f"{', '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} none"
+                    message = f"{method.name} needs data called {name!r}, and {whose}: add it here{self._meant(name)}"
                     problems.append(Problem(self.recipe.where("calibration"), message))
         return problems
+
+    def unread(self, methods: Mapping[str, MergeMethod]) -> list[str]:
+        """Warnings for sets that no method here asks for."""
+        asked = sorted(
+            {name for method in methods.values() for one in method.requires.calibration for name in one.data}
+        )
+        given = [*self.recipe.calibration, *(one for entry in self.recipe.all_entries() for one in entry.calibration)]
+        there = f"they ask for {', '.join(asked)}" if asked else "they ask for no data"
+        return [
+            f"{self.recipe.where(*one.at)}: is read by none of {', '.join(methods)}: {there}"
+            for one in given
+            if one.name not in asked
+        ]
 
     def sets(self, model: str, names: Sequence[str]) -> "tuple[DataSet, ...] | None":
         """The sets called `names` for one input; None, and a problem noted, when one cannot be read."""
@@ -63,6 +76,10 @@ class CalibrationData:
         opened = [self._open(spec) if spec is not None else None for spec in specs]
         found = tuple(one for one in opened if one is not None)
         return found if len(found) == len(names) else None
+
+    def _meant(self, name: str) -> str:
+        close = difflib.get_close_matches(name, [one.name for one in self.recipe.calibration], n=1)
+        return f", or rename {close[0]!r}" if close else ""
 
     def _spec(self, model: str, name: str) -> CalibrationSet | None:
         own = [one for entry in self.recipe.all_entries() if entry.model == model for one in entry.calibration]
@@ -81,8 +98,10 @@ class CalibrationData:
             if self._find is None:
                 raise InputError(Problem(where, "no data can be read here"))
             data = open_data(spec, self._find(spec.data), where)
-        except InputError as error:
-            self.problems += error.problems
+        except InputError as error:  # of the file itself, which the recipe names, or of rows in it
+            self.problems += [
+                Problem(where if one.where == spec.data else one.where, one.message) for one in error.problems
+            ]
             return None
         self.notes += data.notes
         return data

@@ -22,7 +22,7 @@ def cosines(*gaps: float) -> torch.Tensor:
     return (angles * math.pi / 180).cos().float()
 
 
-@pytest.mark.parametrize("shared", [{}, {"first": 0, "last": 0, "t": 0.3}, {"first": 1, "last": 2}])
+@pytest.mark.parametrize("shared", [{}, {"first": 0, "last": 0, "t": 0.3}])
 def test_contract(shared: dict[str, float]) -> None:
     check_method(SafetyLayers, parameters=shared)
 
