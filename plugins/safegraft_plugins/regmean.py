@@ -1,4 +1,4 @@
-"""RegMean (arXiv 2212.09849) and RegMean++ (arXiv 2508.03121): the linear layer nearest to all models' outputs."""
+"""RegMean (arXiv 2212.09849): the linear layer nearest to all models' outputs."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
@@ -122,28 +122,6 @@ def cholesky(matrix: "torch.Tensor") -> "torch.Tensor | None":
     return None if bool(failed) else factor
 
 
-class RegmeanPlusPlusParameters(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    alpha: float = Field(0.95, ge=0, le=1, description="Factor on the Gram matrices off their diagonals.")
-
-
-class RegmeanPlusPlus(Regmean):
-    """RegMean with G_i of what goes into the layer in the merged model, on model i's own data.
-
-    The merged model's layers below are taken as this method has merged them, layer by layer. Everything else is
-    as in `regmean`; alpha's default is the authors' configuration for the paper.
-    """
-
-    name = "regmean_plusplus"
-    summary = "RegMean on what the merged model's own layers hand up."
-    reference = "https://arxiv.org/abs/2508.03121"
-    requires = Requirements(
-        base="ignored", min_inputs=1, calibration=(Calibration(GRAM, Statistic.INPUT_GRAM, model="merged"),)
-    )
-    Parameters = RegmeanPlusPlusParameters
-
-
 @hookimpl
 def merge_methods() -> list[type[MergeMethod]]:
-    return [Regmean, RegmeanPlusPlus]
+    return [Regmean]

@@ -4,11 +4,13 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from safegraft.errors import PluginError
-from safegraft.methods import Plugin, Registry
+from safegraft.methods import Calibration, Granularity, MergeMethod, Plugin, Registry, Requirements, Statistic
+from safegraft.methods.registry import check_class
 
 Install = Callable[..., None]
 
@@ -183,3 +185,19 @@ def test_registries_do_not_share_methods() -> None:
 def test_listing_methods_does_not_import_torch(run_python: Callable[[str], str]) -> None:
     code = "import sys; from safegraft.methods import Registry; r = Registry.discover(); print('torch' in sys.modules)"
     assert run_python(code) == "False\n"
+
+
+@pytest.mark.parametrize(("model", "roles"), [("merged", ()), ("base", ()), ("aligned", ("harmful",))])
+def test_a_statistic_is_of_a_model_that_there_is(model: str, roles: tuple[str, ...]) -> None:
+    class Strange(MergeMethod):
+        name = "strange"
+        summary = "Strange."
+        reference = "https://example.org"
+        requires = Requirements(roles=roles, calibration=(Calibration("x", Statistic.SALIENCY, model=model),))
+        granularity = Granularity.ELEMENT
+
+        def merge(self, inputs: Any, base: Any, context: Any) -> Any:
+            return inputs[0].tensor
+
+    with pytest.raises(PluginError, match=rf"calibration 'x' is of '{model}', and it can be of input"):
+        check_class(Strange)

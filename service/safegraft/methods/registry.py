@@ -148,7 +148,7 @@ class Registry:
         self._put("modifiers", modifier, plugin)
 
     def _put(self, hook: str, brought: Any, plugin: Plugin) -> None:
-        _check(brought, _KINDS[hook])
+        _check_brought(hook, brought)
         self._shelves()[hook].put(brought.name, brought(), plugin)
 
     def _shelves(self) -> dict[str, Shelf[Any]]:
@@ -209,13 +209,28 @@ def _ask(entry: EntryPoint) -> dict[str, list[Any]]:
         raise PluginError("brings nothing: it needs a function merge_methods(), marked @safegraft.hookimpl")
     for hook, classes in brought.items():
         for one in classes:
-            _check(one, _KINDS[hook])
+            _check_brought(hook, one)
     return brought
+
+
+def _check_brought(hook: str, one: Any) -> None:
+    if hook == "merge_methods":
+        check_class(one)
+    else:
+        _check(one, _KINDS[hook])
 
 
 def check_class(method: Any) -> None:
     """Raise PluginError unless `method` is a complete MergeMethod class."""
     _check(method, _KINDS["merge_methods"])
+    requires: Requirements = method.requires
+    shown = ("input", *(("base",) if requires.base == "required" else ()), *requires.roles)
+    for one in requires.calibration:
+        if one.model not in shown:
+            raise PluginError(
+                f"{method.__name__}.requires.calibration {one.name!r} is of {one.model!r}, and it can be of "
+                f"{', '.join(shown)}"
+            )
 
 
 def _check(brought: Any, kind: _Kind) -> None:
