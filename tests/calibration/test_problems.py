@@ -202,5 +202,5 @@ def test_a_picture_that_is_none(lvlm: Any, data: Any, request_of: Any, tmp_path:
     (data.folder / "a.png").write_bytes(b"no picture")
     rows = [{"q": "w1", "a": "w2", "image": "a.png"}]
     opened = data.open(rows, fields={"prompt": "q", "response": "a", "image": "image"})
-    with pytest.raises(InputError, match=r"task.jsonl row 1: its image cannot be read"):
+    with pytest.raises(InputError, match=r"task.jsonl row 1: its image is of no kind that pillow reads"):
         gather(request_of(lvlm, SQUARE, opened), tmp_path)

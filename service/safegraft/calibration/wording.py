@@ -214,7 +214,9 @@ def _opened(image: Image) -> Any:
     try:
         with Pillow.open(io.BytesIO(image.read())) as picture:
             return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Pillow.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise InputError(Problem(image.where, "its image is of no kind that pillow reads")) from error
+    except (OSError, ValueError, Pillow.DecompressionBombError) as error:
         raise InputError(Problem(image.where, f"its image cannot be read: {error}")) from error
 
 
