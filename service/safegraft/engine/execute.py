@@ -6,7 +6,7 @@ Every byte is a function of (plan, file, offset): threads, cuts and the order of
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +134,12 @@ class MergedCheckpoint:
             return Known(surveyed.states[task.name], surveyed.answer)
         return Known(self._states.get(task.name, lambda: self._kernel().prepare(task)))
 
+    def gather(self, placed: Sequence[PlannedTensor], cancelled: Never) -> None:
+        """Put models to work for the methods of these tensors, while torch still has all its threads."""
+        for method in dict.fromkeys(one.task.method for one in placed):
+            if method is not None and not self._preparation.is_ready(method):
+                self._preparation.gather(method, cancelled)
+
     def make_ready(self, cut: _Cut, cancelled: Never) -> None:
         """Find out what the cut's method needs to know beyond the tensor: models at work, all other tensors."""
         task = cut.task
@@ -192,6 +198,7 @@ class VirtualFile:
         if not 0 <= start <= stop <= self.size:
             raise UsageError(f"{self.name} has {self.size} bytes; [{start}, {stop}) is not within it")
         ahead: deque[tuple[_Cut, Future[bytes | bytearray]]] = deque()
+        self._merged.gather(self._placed(start, stop), cancelled)
         with _one_torch_thread:
             try:
                 for cut in self._cuts(start, stop):
@@ -215,9 +222,13 @@ class VirtualFile:
         for offset in range(start // COPY_BYTES * COPY_BYTES, min(stop, len(head)), COPY_BYTES):
             part = head[offset : offset + COPY_BYTES]
             yield _Cut(offset, len(part), content=part)
-        for placed in self._planned.tensors:
-            if placed.offset < stop and placed.offset + placed.task.nbytes > start:
-                yield from self._merged.cuts(placed, start, stop)
+        for placed in self._placed(start, stop):
+            yield from self._merged.cuts(placed, start, stop)
+
+    def _placed(self, start: int, stop: int) -> list[PlannedTensor]:
+        """The tensors that lie in these bytes."""
+        tensors = self._planned.tensors
+        return [one for one in tensors if one.offset < stop and one.offset + one.task.nbytes > start]
 
     def _manifest(self) -> bytes:
         """Needs the digest of every other file, and so computes them all."""

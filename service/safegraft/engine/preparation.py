@@ -48,8 +48,13 @@ class Preparation:
     def is_ready(self, method: str) -> bool:
         return method in self._ready
 
+    def gather(self, method: str, cancelled: Callable[[], bool]) -> None:
+        """Put models to work for a method, once. Others who want the same wait. Raises MergeCancelledError."""
+        with self._lock:
+            self._gather(method, cancelled)
+
     def prepare(self, method: str, prepare: Prepare, cancelled: Callable[[], bool]) -> None:
-        """Gather statistics, then survey. Others who want the same method wait. Raises MergeCancelledError."""
+        """Gather what has not been gathered, then survey. Others who want the same wait. Raises MergeCancelledError."""
         with self._lock:
             if method in self._ready:
                 return
@@ -63,7 +68,8 @@ class Preparation:
             one.close()
 
     def _gather(self, method: str, cancelled: Callable[[], bool]) -> None:
-        requests = {key: request for key, request in self._plan.statistics.items() if key[0] == method}
+        statistics = self._plan.statistics
+        requests = {key: one for key, one in statistics.items() if key[0] == method and key not in self.gathered}
         if not requests:
             return
         from safegraft.calibration import gather  # which knows transformers: only those pay for it who need it
