@@ -1,16 +1,19 @@
 """What a plan asks of models at work: which data, of whom, and what is wrong before anything runs."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import safegraft
 from safegraft.errors import RecipeError
-from safegraft.testing import tiny_llm, tiny_lvlm
+from safegraft.testing import llama_config, tiny_llm, tiny_lvlm
 
 SET = {"prompt": "q", "response": "a", "samples": 3}
 
@@ -129,3 +132,18 @@ def test_a_statistic_that_parameters_make_needless_is_not_gathered(here: Path, c
             assert torch.equal(merged.tensors[name], expected[name])
     assert not cache.exists()
     assert "needs data called 'normal'" in problems({**recipe, "parameters": {"first": 1}})
+
+
+def test_a_merge_tells_what_models_are_put_to_work_for(here: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for name in ("one", "two"):
+        LlamaForCausalLM(LlamaConfig(**llama_config(vocab=20))).save_pretrained(tmp_path / name)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(here / "one" / file, tmp_path / name)
+    models = [{"model": str(tmp_path / name)} for name in ("one", "two")]
+    told: list[str] = []
+    recipe = {"merge_method": "fisher", "models": models, "calibration": task(here)}
+    safegraft.merge(recipe, out=tmp_path / "out", progress=lambda progress: told.append(progress.file))
+    for name in ("one", "two"):
+        assert any(re.fullmatch(rf"gradient_square of {name}, \d+ %", one) for one in told)
+    assert told[-1] == "safegraft.json"

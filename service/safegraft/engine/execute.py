@@ -18,7 +18,7 @@ import torch
 from safegraft.engine.identity import manifest
 from safegraft.engine.kernel import Kernel, Known
 from safegraft.engine.once import Once
-from safegraft.engine.preparation import Preparation
+from safegraft.engine.preparation import Preparation, Report, unreported
 from safegraft.engine.staging import FileDigest
 from safegraft.engine.task import Plan, PlannedFile, PlannedTensor, TensorTask
 from safegraft.errors import MergeCancelledError, UsageError
@@ -134,11 +134,11 @@ class MergedCheckpoint:
             return Known(surveyed.states[task.name], surveyed.answer)
         return Known(self._states.get(task.name, lambda: self._kernel().prepare(task)))
 
-    def gather(self, placed: Sequence[PlannedTensor], cancelled: Never) -> None:
+    def gather(self, placed: Sequence[PlannedTensor], cancelled: Never, report: Report = unreported) -> None:
         """Put models to work for the methods of these tensors, while torch still has all its threads."""
         for method in dict.fromkeys(one.task.method for one in placed):
             if method is not None and not self._preparation.is_ready(method):
-                self._preparation.gather(method, cancelled)
+                self._preparation.gather(method, cancelled, report)
 
     def make_ready(self, cut: _Cut, cancelled: Never) -> None:
         """Find out what the cut's method needs to know beyond the tensor: models at work, all other tensors."""

@@ -17,7 +17,7 @@ RESERVE = 16 << 20  # bytes that stay free on the disk
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the whole merge is, and which file is being written."""
+    """How far the whole merge is. `file`: the one that is being written, or what models are being put to work for."""
 
     file: str
     bytes_done: int
@@ -93,6 +93,8 @@ class _Writer:
 
     def run(self) -> int:
         """Write what is missing; returns how many bytes that was."""
+        placed = [one for file in self.plan.files if file.name not in self.folder.finished for one in file.tensors]
+        self.merged.gather(placed, self.cancelled, self._tell)
         for file in self.plan.files:
             if file.name in self.folder.finished:
                 self.bytes_done += file.size
@@ -126,9 +128,12 @@ class _Writer:
         self._report(file)
 
     def _report(self, file: PlannedFile) -> None:
+        self._tell(file.name)
+
+    def _tell(self, doing: str) -> None:
         if self.progress:
             total = self.plan.total_size
-            self.progress(Progress(file.name, self.bytes_done, total, self.tensors_done, len(self.plan.tensors)))
+            self.progress(Progress(doing, self.bytes_done, total, self.tensors_done, len(self.plan.tensors)))
 
 
 def _verify_inputs(plan: Plan) -> None:

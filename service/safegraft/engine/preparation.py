@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,16 @@ from safegraft.errors import MergeCancelledError
 from safegraft.methods.contract import MergeMethod
 
 if TYPE_CHECKING:
-    from safegraft.calibration import Gathered
+    from safegraft.calibration import Gathered, Progress
 
 AHEAD = 16  # tensors that are being prepared or wait for it
 
 Prepare = Callable[[TensorTask], "Future[Any]"]
+Report = Callable[[str], None]  # what models are being put to work for, and how far that is
+
+
+def unreported(doing: str) -> None:
+    """Nobody asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +54,10 @@ class Preparation:
     def is_ready(self, method: str) -> bool:
         return method in self._ready
 
-    def gather(self, method: str, cancelled: Callable[[], bool]) -> None:
+    def gather(self, method: str, cancelled: Callable[[], bool], report: Report = unreported) -> None:
         """Put models to work for a method, once. Others who want the same wait. Raises MergeCancelledError."""
         with self._lock:
-            self._gather(method, cancelled)
+            self._gather(method, cancelled, report)
 
     def prepare(self, method: str, prepare: Prepare, cancelled: Callable[[], bool]) -> None:
         """Gather what has not been gathered, then survey. Others who want the same wait. Raises MergeCancelledError."""
@@ -67,7 +73,7 @@ class Preparation:
         for one in self._by_digest.values():
             one.close()
 
-    def _gather(self, method: str, cancelled: Callable[[], bool]) -> None:
+    def _gather(self, method: str, cancelled: Callable[[], bool], report: Report = unreported) -> None:
         statistics = self._plan.statistics
         requests = {key: one for key, one in statistics.items() if key[0] == method and key not in self.gathered}
         if not requests:
@@ -76,7 +82,10 @@ class Preparation:
 
         for key, request in requests.items():
             if request.digest not in self._by_digest:
-                self._by_digest[request.digest] = gather(request, self._cache, cancelled=cancelled)
+                whose = f"{request.statistic} of {self._plan.names.get(key[2], key[2])}"
+                self._by_digest[request.digest] = gather(
+                    request, self._cache, cancelled=cancelled, progress=partial(_tell, report, whose)
+                )
             self.gathered[key] = self._by_digest[request.digest]
 
     def _survey(self, method: MergeMethod, prepare: Prepare, cancelled: Callable[[], bool]) -> Surveyed:
@@ -95,6 +104,10 @@ class Preparation:
                 future.cancel()
         kernel = Kernel(self._plan, self.gathered)
         return Surveyed(kernel.survey(method, [(task, states[task.name]) for task in tasks]), states)
+
+
+def _tell(report: Report, whose: str, progress: "Progress") -> None:
+    report(f"{whose}, {100 * progress.done // max(1, progress.total)} %")
 
 
 def _finish(
