@@ -64,8 +64,9 @@ check-imports: $(READY)
 check-dockerfile: $(READY)
 	$(BIN)/hadolint Dockerfile
 
-docs: $(READY)  ## Rewrite docs/parameters.md from the methods' schemas
+docs: $(READY)  ## Rewrite docs/parameters.md from the methods' schemas and docs/parity.md from runs of mergekit
 	$(BIN)/python docs/generate.py
+	$(BIN)/python tests/plugins/test_parity.py
 
 format: $(READY)  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix

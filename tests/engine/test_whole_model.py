@@ -349,3 +349,12 @@ def test_a_method_that_takes_no_base_has_no_modifiers(folders: dict[str, str]) -
     recipe = pushed(folders, modifiers=[{"name": "stretch"}])
     assert "push takes no `base_model`, from which modifiers measure: they cannot be used with it" in problems(recipe)
     assert "name one" not in problems(recipe)
+
+
+def test_an_unknown_modifier_hides_no_other_problem(folders: dict[str, str]) -> None:
+    recipe = modified(folders, {"name": "strech"}, {"name": "stretch", "parameters": {"facto": 1}})
+    recipe["parameters"] = {"lamda": 1}
+    told = problems(recipe)
+    assert "unknown modifier 'strech'" in told
+    assert "modifiers[1].parameters.facto: stretch has no parameter of this name" in told
+    assert "parameters.lamda: overwriting has no parameter of this name" in told

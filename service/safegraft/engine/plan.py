@@ -138,13 +138,10 @@ class _Planner:
             where = self.recipe.where("modifiers")
             self.recipe_problems.append(Problem(where, "modifiers change the difference from a `base_model`; name one"))
         self._check_roles()
-        if len(self.methods) == len({name for name, _ in asked}) and not self._unknown_modifiers():
+        if len(self.methods) == len({name for name, _ in asked}):
             self.recipe_problems += check_names(self.recipe, self.methods, self.modifiers)
             self.recipe_problems += check_values(self.recipe, self.methods, self.modifiers)
             self.warnings += idle_settings(self.recipe, self.methods, self.modifiers)
-
-    def _unknown_modifiers(self) -> bool:
-        return any(entry.name not in self.modifiers for entry in self.recipe.modifiers)
 
     def _check_roles(self) -> None:
         """Each role belongs to a method here, and to one model."""

@@ -257,7 +257,7 @@ def _territories(
         roles = {entry.model for entry in recipe.all_entries() if entry.role is not None}
         for model in override.models:
             yield _model_territory(_override_scope(override, model), own, model == recipe.base_model, model in roles)
-    for entry in recipe.modifiers:
+    for entry in (one for one in recipe.modifiers if one.name in modifiers):
         yield _Territory(_modifier_scope(entry), (entry.name,), (parameter_set(modifiers[entry.name].Parameters),))
 
 
@@ -284,7 +284,7 @@ def _model_territory(scope: _Scope, methods: tuple[MergeMethod, ...], is_base: b
 def check_names(recipe: Recipe, methods: Mapping[str, MergeMethod], modifiers: Mapping[str, Modifier]) -> list[Problem]:
     """Every parameter name must be known to a method that its scope reaches.
 
-    methods, modifiers: all that the recipe names, by name.
+    methods: all that the recipe names, by name. modifiers: those that there are.
     """
     problems: list[Problem] = []
     for territory in _territories(recipe, methods, modifiers):
@@ -311,7 +311,7 @@ def check_values(
 ) -> list[Problem]:
     """Every value, gradient point and conditional value must be one that a method it reaches can take.
 
-    methods, modifiers: all that the recipe names, by name.
+    methods: all that the recipe names, by name. modifiers: those that there are.
     """
     problems: list[Problem] = []
     for territory in _territories(recipe, methods, modifiers):
@@ -336,7 +336,7 @@ def _leaves(recipe: Recipe, setting: Setting, at: At) -> Iterator[tuple[Scalar, 
 def idle_settings(recipe: Recipe, methods: Mapping[str, MergeMethod], modifiers: Mapping[str, Modifier]) -> list[str]:
     """Warnings for parameters that exist and have no effect where they stand, as in mergekit.
 
-    methods, modifiers: all that the recipe names, by name.
+    methods: all that the recipe names, by name. modifiers: those that there are.
     """
     warnings: list[str] = []
     for territory in _territories(recipe, methods, modifiers):
