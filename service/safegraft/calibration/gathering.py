@@ -8,6 +8,7 @@ The same request gives the same bytes on one machine with one number of torch's 
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -55,101 +56,85 @@ def _newer_than(request: Request) -> int:
     return max((one.modified_ns() for one in models if one.identity.scheme == "sampled-sha256"), default=0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A request in hand."""
+
+    request: Request
+    model: WorkingModel
+    samples: Sequence[Sample]
+    drawer: Drawer
+    cancelled: Cancelled
+    report: Report
+
+
 def _compute(request: Request, drawer: Drawer, cancelled: Cancelled, report: Report) -> None:
     # First everything that can be wrong with little work.
     wording = Wording(request.checkpoint, any(data.has_images for data in request.data))
     samples = _samples(request, wording)
     _try_all(samples, cancelled)
-    model = WorkingModel(request.checkpoint)
+    work = _Work(request, WorkingModel(request.checkpoint), samples, drawer, cancelled, report)
     with torch.random.fork_rng(devices=[]):  # nothing here draws from it, but some models do
         torch.manual_seed(0)
         match request.statistic:
             case Statistic.GRADIENT_SQUARE | Statistic.SALIENCY:
-                _gradients(request, model, samples, drawer, cancelled, report)
+                _gradients(work)
             case Statistic.INPUT_NORM | Statistic.INPUT_GRAM:
-                _inputs(request, model, samples, drawer, cancelled, report)
+                _inputs(work)
             case Statistic.LAYER_COSINES:
-                _cosines(request, model, samples, drawer, cancelled, report)
+                _cosines(work)
             case Statistic.PREFERENCE_MASK:
-                _preference(request, model, samples, drawer, cancelled, report)
+                _preference(work)
 
 
-def _gradients(
-    request: Request,
-    model: WorkingModel,
-    samples: Sequence[Sample],
-    drawer: Drawer,
-    cancelled: Cancelled,
-    report: Report,
-) -> None:
-    with _sheet(request, drawer, gradients.shapes(model, set(request.tensors))) as sheet:
-        observer = gradients.Gradients(model, gradients.SCORES[request.statistic], sheet, len(samples))
+def _gradients(work: _Work) -> None:
+    with _sheet(work, gradients.shapes(work.model, set(work.request.tensors))) as sheet:
+        observer = gradients.Gradients(work.model, gradients.SCORES[work.request.statistic], sheet, len(work.samples))
         try:
-            sweep(model, observer, samples, cancelled, report)
+            sweep(work.model, observer, work.samples, work.cancelled, work.report)
         except NonFiniteError as error:  # which knows the sample and not whose loss it is
-            name = request.checkpoint.name
+            name = work.request.checkpoint.name
             advice = "repair or replace the model; `on_nan` is about what is merged, and cannot help a model at work"
             raise NonFiniteError(
                 [Problem(name, f"at {one.where}: {one.message}; {advice}") for one in error.problems]
             ) from error
 
 
-def _inputs(
-    request: Request,
-    model: WorkingModel,
-    samples: Sequence[Sample],
-    drawer: Drawer,
-    cancelled: Cancelled,
-    report: Report,
-) -> None:
-    linears = inputs.find_linears(model, set(request.tensors))
-    with _sheet(request, drawer, inputs.shapes(model, linears, request.statistic)) as sheet:
-        if request.statistic is Statistic.INPUT_NORM:
-            observer = inputs.InputNorms(model, linears, sheet)
+def _inputs(work: _Work) -> None:
+    linears = inputs.find_linears(work.model, set(work.request.tensors))
+    with _sheet(work, inputs.shapes(work.model, linears, work.request.statistic)) as sheet:
+        if work.request.statistic is Statistic.INPUT_NORM:
+            observer = inputs.InputNorms(work.model, linears, sheet)
         else:
-            observer = inputs.InputGrams(model, linears, sheet, len(samples))
-        sweep(model, observer, samples, cancelled, report)
+            observer = inputs.InputGrams(work.model, linears, sheet, len(work.samples))
+        sweep(work.model, observer, work.samples, work.cancelled, work.report)
         observer.finish()
 
 
-def _cosines(
-    request: Request,
-    model: WorkingModel,
-    samples: Sequence[Sample],
-    drawer: Drawer,
-    cancelled: Cancelled,
-    report: Report,
-) -> None:
-    normal, malicious = (data.count for data in request.data)
-    with _sheet(request, drawer, cosines.shapes(model, set(request.tensors))) as sheet:
-        observer = cosines.Cosines(model, sheet, normal, malicious)
-        sweep(model, observer, samples, cancelled, report)
+def _cosines(work: _Work) -> None:
+    normal, malicious = (data.count for data in work.request.data)
+    with _sheet(work, cosines.shapes(work.model, set(work.request.tensors))) as sheet:
+        observer = cosines.Cosines(work.model, sheet, normal, malicious)
+        sweep(work.model, observer, work.samples, work.cancelled, work.report)
         observer.finish()
 
 
-def _preference(
-    request: Request,
-    model: WorkingModel,
-    samples: Sequence[Sample],
-    drawer: Drawer,
-    cancelled: Cancelled,
-    report: Report,
-) -> None:
-    assert request.reference is not None  # `problems` has said so otherwise
-    pairs = list(zip(samples[::2], samples[1::2], strict=True))
-    seed = int(request.digest[:15], 16)  # of the noise: below 2^63
-    with _sheet(request, drawer, gradients.shapes(model, set(request.tensors))) as sheet:
-        train_mask(model, request.reference, pairs, sheet, seed, cancelled, report)
+def _preference(work: _Work) -> None:
+    assert work.request.reference is not None  # `problems` has said so otherwise
+    pairs = list(zip(work.samples[::2], work.samples[1::2], strict=True))
+    seed = int(work.request.digest[:15], 16)  # of the noise: below 2^63
+    with _sheet(work, gradients.shapes(work.model, set(work.request.tensors))) as sheet:
+        train_mask(work.model, work.request.reference, pairs, sheet, seed, work.cancelled, work.report)
 
 
 @contextmanager
-def _sheet(request: Request, drawer: Drawer, shapes: Shapes) -> Generator[Sheet]:
+def _sheet(work: _Work, shapes: Shapes) -> Generator[Sheet]:
     """A sheet that becomes the request's file if the models are still the same when it is full."""
-    with drawer.filled(shapes) as sheet:
+    with work.drawer.filled(shapes) as sheet:
         yield sheet
-        request.checkpoint.verify_unchanged()
-        if request.reference is not None:
-            request.reference.verify_unchanged()
+        work.request.checkpoint.verify_unchanged()
+        if work.request.reference is not None:
+            work.request.reference.verify_unchanged()
 
 
 def _samples(request: Request, wording: Wording) -> list[Sample]:

@@ -10,6 +10,7 @@ is called several times for a sample counts each call as a sample; one that is n
 In memory, beyond what model.py keeps: the sums of one layer's linear layers, and of those outside layers.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +67,7 @@ def _is_linear(model: WorkingModel, target: str) -> bool:
     return len(owners) == 1 and isinstance(owners[0][0], nn.Linear) and owners[0][1] == "weight"
 
 
-class Inputs(Observer):
+class Inputs(Observer, ABC):
     """Looks at what comes into the linear layers of the parts that are in memory."""
 
     def __init__(self, model: WorkingModel, linears: Linears, sheet: Sheet) -> None:
@@ -86,13 +87,13 @@ class Inputs(Observer):
         for hook in self._hooks.pop(part):
             hook.remove()
 
+    @abstractmethod
     def finish(self) -> None:
         """Everything has been seen."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _look(self, weight: str, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         """Take in what comes into the linear layer of that weight: [..., in]."""
-        raise NotImplementedError
 
     def _checked(self, one: Linear, value: torch.Tensor) -> torch.Tensor:
         if not torch.isfinite(value).all():
