@@ -17,8 +17,8 @@ COPY service service
 COPY plugins plugins
 COPY trainers trainers
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/safegraft/bin/pip wheel -c constraints.txt --wheel-dir wheels . \
-    && /opt/safegraft/bin/pip install --no-index --find-links wheels safegraft \
+    /opt/safegraft/bin/pip wheel -c constraints.txt --wheel-dir wheels '.[fast]' \
+    && /opt/safegraft/bin/pip install --no-index --find-links wheels 'safegraft[fast]' \
     && /opt/safegraft/bin/pip uninstall --yes pip
 
 FROM python:3.11.13-slim-bookworm
@@ -26,6 +26,7 @@ COPY --from=build /opt/safegraft /opt/safegraft
 RUN install --directory --owner=10001 --group=10001 /data /models
 ENV PATH=/opt/safegraft/bin:$PATH \
     HOME=/tmp \
+    SAFEGRAFT_CACHE=/data/cache \
     PYTHONUNBUFFERED=1
 USER 10001:10001
 WORKDIR /data

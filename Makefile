@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist worksteal -q
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check check-code check-types check-protos check-imports check-dockerfile docs format protos lock clean
+.PHONY: help demo test test-slow bench check check-code check-types check-protos check-imports check-dockerfile docs format protos lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -40,6 +40,9 @@ test: $(READY)  ## Run the tests, the slow ones left out
 
 test-slow: $(READY)  ## Run the slow tests only
 	$(PYTEST) -m slow
+
+bench: $(READY)  ## Measure against mergekit and the floor: BENCH="--profile full --readme" for all of it
+	$(BIN)/python -m bench $(BENCH)
 
 # Parts of their own, so that `make -k check` shows everything that is wrong.
 check: check-code check-types check-protos check-imports check-dockerfile  ## Formatting, lint, types, generated code, API style, import rules, Dockerfile
@@ -85,4 +88,4 @@ lock:  ## Take the newest releases that pyproject.toml allows into constraints.t
 
 clean:  ## Remove everything that make has built
 	rm -rf $(VENV) build dist demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find service plugins trainers tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find service plugins trainers tests bench -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,22 +1,24 @@
 """Model breadcrumbs (arXiv 2312.06795)."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
 from safegraft import hookimpl
-from safegraft.methods import MergeMethod, TensorView
+from safegraft.methods import MergeMethod
+from safegraft_plugins.compiled import is_available
 from safegraft_plugins.float_bits import keep, magnitude
-from safegraft_plugins.magnitude import Largest, belongs, largest
+from safegraft_plugins.magnitude import Largest, Walk, belongs, largest
 from safegraft_plugins.sparsified import Place, Sparsified
 from safegraft_plugins.task_vectors import (
     TaskVector,
     TaskVectorInputParameters,
     TaskVectorParameters,
-    elements_of,
-    parameters_of,
 )
+
+if TYPE_CHECKING:
+    from safegraft.methods.compiled import Compiled
 
 
 class BreadcrumbsParameters(TaskVectorParameters):
@@ -53,17 +55,24 @@ class Breadcrumbs(Sparsified):
     Parameters = BreadcrumbsParameters
     InputParameters = BreadcrumbsInputParameters
 
-    def choose(self, view: TensorView, parameters: BreadcrumbsParameters) -> Mapping[int, Band]:
-        elements = elements_of(view)
-        counts = {index: band_counts(own, elements) for index, own in enumerate(parameters_of(view)) if own.density < 1}
-        found = largest(lambda: ([one.delta for one in vectors] for _, vectors in self.walk(view)), counts, elements)
-        return {index: Band(*both) for index, both in found.items()}
+    def choose_among(
+        self, walk: Walk, own: Sequence[BreadcrumbsInputParameters], elements: int, parameters: Any
+    ) -> Mapping[int, Band]:
+        counts = {index: band_counts(one, elements) for index, one in enumerate(own) if one.density < 1}
+        return {index: Band(*both) for index, both in largest(walk, counts, elements).items()}
 
     def sparsify(self, vector: TaskVector, place: Place, choice: Band, parameters: Any) -> None:
         magnitudes = magnitude(vector.delta)
         inside = belongs(magnitudes.clone(), choice.upper, place.position)
         outside = belongs(magnitudes, choice.outliers, place.position)
         keep(vector.delta, inside.bitwise_xor_(outside))  # the outliers are among the upper ones
+
+    def compiled(self) -> "Compiled | None":
+        if not is_available():
+            return None
+        from safegraft_plugins.compiled.sifted import CompiledSparsified
+
+        return CompiledSparsified(self)
 
 
 class BreadcrumbsTies(Breadcrumbs):

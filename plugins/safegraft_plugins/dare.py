@@ -1,15 +1,21 @@
 """DARE (arXiv 2311.03099)."""
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from safegraft import hookimpl
 from safegraft.methods import MergeMethod
+from safegraft_plugins.compiled import is_available
 from safegraft_plugins.float_bits import keep, sign_bit_mask
+from safegraft_plugins.magnitude import Walk
 from safegraft_plugins.random_bits import limit, uniform
-from safegraft_plugins.sparsified import Place, Sparsified
+from safegraft_plugins.sparsified import Draw, Place, Sparsified
 from safegraft_plugins.task_vectors import TaskVector, TaskVectorInputParameters, TaskVectorParameters
+
+if TYPE_CHECKING:
+    from safegraft.methods.compiled import Compiled
 
 
 class DareParameters(TaskVectorParameters):
@@ -39,12 +45,28 @@ class DareLinear(Sparsified):
     Parameters = DareParameters
     InputParameters = TaskVectorInputParameters
 
-    def sparsify(self, vector: TaskVector, place: Place, choice: Any, parameters: DareParameters) -> None:
-        density = vector.parameters.density
+    def choose_among(
+        self, walk: Walk, own: Sequence[TaskVectorInputParameters], elements: int, parameters: DareParameters
+    ) -> Mapping[int, Draw]:
+        by_probability = parameters.rescale == "probability"
+        return {
+            index: Draw(limit(one.density), one.density if by_probability and one.density > 0 else 1.0)
+            for index, one in enumerate(own)
+            if one.density < 1
+        }
+
+    def sparsify(self, vector: TaskVector, place: Place, choice: Draw, parameters: DareParameters) -> None:
         numbers = uniform(place.seed, place.number, place.position, vector.delta.numel()).to(vector.delta.device)
-        keep(vector.delta, sign_bit_mask(numbers.sub_(limit(density))))
-        if parameters.rescale == "probability" and density > 0:
-            vector.delta.div_(density)
+        keep(vector.delta, sign_bit_mask(numbers.sub_(choice.limit)))
+        if choice.divisor != 1:
+            vector.delta.div_(choice.divisor)
+
+    def compiled(self) -> "Compiled | None":
+        if not is_available():
+            return None
+        from safegraft_plugins.compiled.sifted import CompiledSparsified
+
+        return CompiledSparsified(self)
 
 
 class DareTies(DareLinear):

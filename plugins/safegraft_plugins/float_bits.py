@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 MAGNITUDE = 0x7FFFFFFF  # every bit of a float32 but the sign
+INFINITE = 0x7F800000  # magnitudes from here on are inf and NaN
 
 
 def integers(tensor: "torch.Tensor") -> "torch.Tensor":

@@ -8,10 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from safegraft import hookimpl
 from safegraft.methods import Context, Granularity, Input, MergeMethod, Requirements, TensorView
+from safegraft_plugins.compiled import is_available
 from safegraft_plugins.span import gram_of_wholes, weighted_sum
 
 if TYPE_CHECKING:
     import torch
+
+    from safegraft.methods.compiled import Compiled
 
 Gram = Sequence[Sequence[float]]
 
@@ -53,6 +56,13 @@ class Karcher(MergeMethod):
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         tensors = [one.tensor for one in inputs]
         return tensors[0] if len(tensors) == 1 else weighted_sum(tensors, context.state)
+
+    def compiled(self) -> "Compiled | None":
+        if not is_available():
+            return None
+        from safegraft_plugins.compiled.weighted import CompiledKarcher
+
+        return CompiledKarcher()
 
 
 def coefficients(gram: Gram, max_iter: int, tol: float) -> list[float]:

@@ -7,10 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from safegraft import hookimpl
 from safegraft.methods import Context, Granularity, Input, MergeMethod, Requirements
+from safegraft_plugins.compiled import is_available
 from safegraft_plugins.weights import check_range, check_sum
 
 if TYPE_CHECKING:
     import torch
+
+    from safegraft.methods.compiled import Compiled
 
 
 class LinearParameters(BaseModel):
@@ -57,6 +60,13 @@ class Linear(MergeMethod):
         for one, weight in zip(others, weights[1:], strict=True):
             result.addcmul_(one.tensor, weight)
         return result.div_(weights.sum()) if context.parameters.normalize else result
+
+    def compiled(self) -> "Compiled | None":
+        if not is_available():
+            return None
+        from safegraft_plugins.compiled.weighted import CompiledLinear
+
+        return CompiledLinear()
 
 
 @hookimpl

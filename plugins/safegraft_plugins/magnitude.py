@@ -1,12 +1,14 @@
 """The k elements of largest magnitude in a tensor that is only seen block by block: exact, in bounded memory.
 
-Finite floats order as their bit patterns do. One walk over the blocks counts the upper 15 bits, a second one the lower
-16 bits of the elements that share the threshold's upper ones; a third finds the last of equal elements that belongs to
-the k, where not all of them do.
+Finite floats order as their bit patterns do. One walk over the blocks counts the upper 15 bits. A second one gathers
+the elements that share the threshold's upper bits, from which the threshold follows, and which of equal elements belong
+to the k. Where they are too many to be held, it counts their lower 16 bits, and a third walk finds the last of equals.
 """
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from safegraft_plugins.float_bits import MAGNITUDE, magnitude, sign_bit_mask
@@ -19,8 +21,65 @@ if TYPE_CHECKING:
 LOW_BITS = 16
 LOW = (1 << LOW_BITS) - 1
 HIGH_DIGITS = (MAGNITUDE >> LOW_BITS) + 1
+HELD = 1 << 22  # elements that may be gathered at a time: ten bytes each
 
-Walk = Callable[[], Iterator[Sequence["torch.Tensor"]]]  # each call: flat blocks of the same tensors, in order
+
+class Block(ABC):
+    """A flat stretch of one tensor, as far as magnitudes go. `digit`: a value of the upper bits."""
+
+    size: int
+
+    @abstractmethod
+    def count_upper(self, counts: "NDArray[np.int64]") -> None:
+        """Add how often each value of the upper bits occurs, [HIGH_DIGITS]."""
+
+    @abstractmethod
+    def count_lower(self, digit: int, counts: "NDArray[np.int64]") -> None:
+        """Add how often each value of the lower bits occurs below this digit, [LOW + 1]."""
+
+    @abstractmethod
+    def gather(self, digit: int, lower: "NDArray[np.uint16]", positions: "NDArray[np.int64]") -> int:
+        """Lower bits and positions in the block of the elements with this digit, in order; returns their number.
+
+        The arrays have one place more than is needed."""
+
+    @abstractmethod
+    def equal(self, bits: int) -> "NDArray[np.int64]":
+        """The positions in the block of elements of this magnitude, in order."""
+
+
+class TensorBlock(Block):
+    """Of a tensor [n] on any device."""
+
+    def __init__(self, tensor: "torch.Tensor") -> None:
+        self._tensor = tensor
+        self.size = tensor.numel()
+
+    def count_upper(self, counts: "NDArray[np.int64]") -> None:
+        import torch
+
+        digits = magnitude(self._tensor).bitwise_right_shift_(LOW_BITS)
+        counts += torch.bincount(digits, minlength=HIGH_DIGITS).cpu().numpy()
+
+    def count_lower(self, digit: int, counts: "NDArray[np.int64]") -> None:
+        import torch
+
+        magnitudes = magnitude(self._tensor)
+        lower = magnitudes[magnitudes >> LOW_BITS == digit].bitwise_and_(LOW)
+        counts += torch.bincount(lower, minlength=LOW + 1).cpu().numpy()
+
+    def gather(self, digit: int, lower: "NDArray[np.uint16]", positions: "NDArray[np.int64]") -> int:
+        magnitudes = magnitude(self._tensor)
+        (places,) = (magnitudes >> LOW_BITS == digit).nonzero(as_tuple=True)
+        lower[: len(places)] = magnitudes[places].bitwise_and_(LOW).cpu().numpy()
+        positions[: len(places)] = places.cpu().numpy()
+        return len(places)
+
+    def equal(self, bits: int) -> "NDArray[np.int64]":
+        return (magnitude(self._tensor) == bits).nonzero().flatten().cpu().numpy()
+
+
+Walk = Callable[[], Iterator[Sequence["torch.Tensor | Block"]]]  # each call: flat blocks of the same tensors, in order
 
 
 class Largest(NamedTuple):
@@ -51,18 +110,19 @@ def largest(walk: Walk, counts: Mapping[int, Sequence[int]], elements: int) -> d
 
     elements: of each whole tensor.
     """
-    found = thresholds(
-        walk, {(index, count) for index, several in counts.items() for count in several if 0 < count < elements}
+    found = _find(
+        walk,
+        {(index, count) for index, several in counts.items() for count in several if 0 < count < elements},
+        with_last=True,
     )
-    shared = {key: one for key, one in found.items() if one.rank < one.equal}
-    last = _last_indices(walk, shared) if shared else {}
 
     def one(index: int, count: int) -> Largest:
         if count <= 0:
             return NOTHING
         if count >= elements:
             return EVERYTHING
-        return Largest(found[index, count].bits, last.get((index, count), sys.maxsize))
+        threshold, last = found[index, count]
+        return Largest(threshold.bits, last)
 
     return {index: [one(index, count) for count in several] for index, several in counts.items()}
 
@@ -80,39 +140,102 @@ def belongs(magnitudes: "torch.Tensor", one: Largest, position: int) -> "torch.T
 
 def thresholds(walk: Walk, wanted: Collection[tuple[int, int]]) -> dict[tuple[int, int], Threshold]:
     """For each (index of a tensor, k): the k-th largest magnitude in it."""
+    return {key: threshold for key, (threshold, _) in _find(walk, wanted, with_last=False).items()}
+
+
+Key = tuple[int, int]  # the index of a tensor, a rank
+
+
+def _find(walk: Walk, wanted: Collection[Key], *, with_last: bool) -> dict[Key, tuple[Threshold, int]]:
+    """Thresholds, and the index of the last element of this magnitude that belongs to the k (sys.maxsize: all do)."""
     if not wanted:
         return {}
     upper = _count_upper(walk, {index for index, _ in wanted})
-    high = {key: _locate(upper[key[0]], key[1]) for key in wanted}
-    lower = _count_lower(walk, {(key[0], place.bits) for key, place in high.items()})
-    found: dict[tuple[int, int], Threshold] = {}
+    high = {(index, rank): _locate(upper[index], rank) for index, rank in wanted}
+    few, many = _divide({(index, place.bits): place.equal for (index, _), place in high.items()})
+    gathered, lower = _look_below(walk, few, many)
+    found: dict[Key, tuple[Threshold, int]] = {}
+    open_: dict[Key, Threshold] = {}
     for key, place in high.items():
-        low = _locate(lower[key[0], place.bits], place.rank)
-        found[key] = low._replace(bits=place.bits << LOW_BITS | low.bits)
+        digit = key[0], place.bits
+        below = gathered[digit].counts() if digit in gathered else lower[digit]
+        low = _locate(below, place.rank)
+        threshold = low._replace(bits=place.bits << LOW_BITS | low.bits)
+        last = sys.maxsize
+        if with_last and threshold.rank < threshold.equal:
+            if digit in gathered:
+                last = gathered[digit].place(low.bits, threshold.rank)
+            else:
+                open_[key] = threshold
+        found[key] = threshold, last
+    for key, last in (_last_indices(walk, open_) if open_ else {}).items():
+        found[key] = found[key][0], last
     return found
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """The elements of a tensor that share their upper bits, in order."""
+
+    lower: "NDArray[np.uint16]"
+    positions: "NDArray[np.int64]"  # in the whole tensor
+    count: int = 0
+
+    def add(self, block: Block, digit: int, start: int) -> None:
+        more = block.gather(digit, self.lower[self.count :], self.positions[self.count :])
+        self.positions[self.count : self.count + more] += start
+        self.count += more
+
+    def counts(self) -> "NDArray[np.int64]":
+        import numpy as np
+
+        return np.bincount(self.lower[: self.count], minlength=LOW + 1)
+
+    def place(self, low: int, rank: int) -> int:
+        """Where the element of this rank lies among those whose lower bits are `low`."""
+        import numpy as np
+
+        return int(self.positions[np.flatnonzero(self.lower[: self.count] == low)[rank - 1]])
+
+
+def _divide(sizes: Mapping[Key, int]) -> tuple[dict[Key, int], list[Key]]:
+    """The digits whose elements can be held, with their numbers; and those of which there are too many."""
+    few: dict[Key, int] = {}
+    for key, size in sorted(sizes.items(), key=lambda one: one[1]):
+        if sum(few.values()) + size <= HELD:
+            few[key] = size
+    return few, [key for key in sizes if key not in few]
 
 
 def _count_upper(walk: Walk, indices: Collection[int]) -> "dict[int, NDArray[np.int64]]":
     import numpy as np
-    import torch
 
     counts = {index: np.zeros(HIGH_DIGITS, np.int64) for index in indices}
-    for tensors in walk():
+    for several in walk():
         for index, count in counts.items():
-            digits = magnitude(tensors[index]).bitwise_right_shift_(LOW_BITS)
-            count += torch.bincount(digits, minlength=HIGH_DIGITS).cpu().numpy()
+            _as_block(several[index]).count_upper(count)
     return counts
 
 
-def _count_lower(walk: Walk, wanted: Collection[tuple[int, int]]) -> "dict[tuple[int, int], NDArray[np.int64]]":
+def _look_below(
+    walk: Walk, few: Mapping[Key, int], many: Collection[Key]
+) -> "tuple[dict[Key, _Gathered], dict[Key, NDArray[np.int64]]]":
+    """By (index of a tensor, digit)."""
     import numpy as np
 
-    counts = {key: np.zeros(LOW + 1, np.int64) for key in wanted}
-    for tensors in walk():
+    gathered = {
+        key: _Gathered(np.empty(size + 1, np.uint16), np.empty(size + 1, np.int64)) for key, size in few.items()
+    }
+    counts = {key: np.zeros(LOW + 1, np.int64) for key in many}
+    position = 0
+    for several in walk():
+        blocks = [_as_block(one) for one in several]
+        for (index, digit), one in gathered.items():
+            one.add(blocks[index], digit, position)
         for (index, digit), count in counts.items():
-            numbers = magnitude(tensors[index]).cpu().numpy()
-            np.add.at(count, numbers[numbers >> LOW_BITS == digit] & LOW, 1)
-    return counts
+            blocks[index].count_lower(digit, count)
+        position += blocks[0].size
+    return gathered, counts
 
 
 def _locate(counts: "NDArray[np.int64]", rank: int) -> Threshold:
@@ -126,19 +249,22 @@ def _locate(counts: "NDArray[np.int64]", rank: int) -> Threshold:
     return Threshold(digit, rank - (int(so_far[at]) - equal), equal)
 
 
-def _last_indices(walk: Walk, wanted: Mapping[tuple[int, int], Threshold]) -> dict[tuple[int, int], int]:
-    import numpy as np
-
+def _last_indices(walk: Walk, wanted: Mapping[Key, Threshold]) -> dict[Key, int]:
     left = {key: one.rank for key, one in wanted.items()}
-    found: dict[tuple[int, int], int] = {}
+    found: dict[Key, int] = {}
     position = 0
-    for tensors in walk():
+    for several in walk():
+        blocks = [_as_block(one) for one in several]
         for key in [key for key in left if key not in found]:
-            equal = np.flatnonzero(magnitude(tensors[key[0]]).cpu().numpy() == wanted[key].bits)
+            equal = blocks[key[0]].equal(wanted[key].bits)
             if left[key] <= len(equal):
                 found[key] = position + int(equal[left[key] - 1])
             left[key] -= len(equal)
         if len(found) == len(wanted):
             break
-        position += tensors[0].numel()
+        position += blocks[0].size
     return found
+
+
+def _as_block(one: "torch.Tensor | Block") -> Block:
+    return one if isinstance(one, Block) else TensorBlock(one)

@@ -9,10 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from safegraft import hookimpl
 from safegraft.methods import Context, Granularity, Input, MergeMethod, Requirements, TensorView
-from safegraft_plugins.span import Along, cosine, gram
+from safegraft_plugins.compiled import is_available
+from safegraft_plugins.span import Along, gram
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
+
+    from safegraft.methods.compiled import Compiled
 
 SMALLEST = 1e-6  # stands for a smaller product of two norms, as in mergekit
 SINGULAR = 1e-6  # a smaller denominator leaves the base as it is, as in mergekit
@@ -26,9 +31,9 @@ class ModelStockParameters(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """t: float64, of a shape that broadcasts, or lies over a cut's rows."""
+    """t: of a shape that broadcasts, or lies over a cut's rows."""
 
-    t: "torch.Tensor"
+    t: "NDArray[np.float64]"
     by_row: bool
 
 
@@ -55,29 +60,44 @@ class ModelStock(MergeMethod):
 
     def prepare(self, view: TensorView, parameters: ModelStockParameters) -> Ratio:
         by_row = parameters.filter_wise and len(view.shape) > 1
-        t = ratio(gram(view, Along.LAST if by_row else Along.ALL))
-        return Ratio(t.view(*view.shape[:-1], 1) if by_row else t.view((1,) * len(view.shape)), by_row)
+        t = ratio(gram(view, Along.LAST if by_row else Along.ALL).numpy())
+        return Ratio(t.reshape((*view.shape[:-1], 1) if by_row else (1,) * len(view.shape)), by_row)
 
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         assert base is not None  # the engine hands over what `requires` asks for
+        import torch
+
         state: Ratio = context.state
-        t = state.t
+        t = torch.as_tensor(state.t)
         if state.by_row:
             row = context.position // math.prod(context.shape[1:])
             t = t[row : row + len(base)]
         return mean([one.tensor for one in inputs]).mul_(t.to(base)).add_(base.mul_((1 - t).to(base)))
 
+    def compiled(self) -> "Compiled | None":
+        if not is_available():
+            return None
+        from safegraft_plugins.compiled.weighted import CompiledModelStock
 
-def ratio(gram: "torch.Tensor") -> "torch.Tensor":
-    """t for each vector, from the inner products of the differences."""
-    import torch
+        return CompiledModelStock()
+
+
+def ratio(gram: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    """t for each vector, from the inner products of the differences [models, models, vectors]."""
+    import numpy as np
 
     count = len(gram)
-    pairs = [cosine(gram, i, j, SMALLEST) for i in range(count) for j in range(i)]
-    mean_cosine = torch.stack(pairs).mean(0)
+    pairs = [cosine(gram, i, j) for i in range(count) for j in range(i)]
+    mean_cosine = np.stack(pairs).mean(0)
     denominator = 1 + (count - 1) * mean_cosine
-    singular = denominator.abs() < SINGULAR
-    return torch.where(singular, 0, count * mean_cosine / torch.where(singular, 1, denominator))
+    singular = np.abs(denominator) < SINGULAR
+    return np.where(singular, 0, count * mean_cosine / np.where(singular, 1, denominator))
+
+
+def cosine(gram: "NDArray[np.float64]", i: int, j: int) -> "NDArray[np.float64]":
+    import numpy as np
+
+    return np.clip(gram[i, j] / np.maximum(np.sqrt(gram[i, i] * gram[j, j]), SMALLEST), -1, 1)
 
 
 def mean(tensors: Sequence["torch.Tensor"]) -> "torch.Tensor":

@@ -8,11 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from safegraft import hookimpl
 from safegraft.methods import Context, Granularity, Input, MergeMethod, Requirements, TensorView
+from safegraft_plugins.compiled import is_available
 from safegraft_plugins.span import gram_of_wholes, weighted_sum
 from safegraft_plugins.weights import CANCELLED, check_range
 
 if TYPE_CHECKING:
     import torch
+
+    from safegraft.methods.compiled import Compiled
 
 
 class MultislerpParameters(BaseModel):
@@ -70,14 +73,26 @@ class Multislerp(MergeMethod):
         tensors = [one.tensor for one in inputs]
         if len(tensors) == 1:
             return tensors[0]
-        weights = [one.parameters.weight for one in inputs]
-        if context.parameters.normalize_weights:
-            total = sum(weights)
-            weights = [weight / total for weight in weights]
+        weights = weights_of([one.parameters for one in inputs], context.parameters)
         if base is None:
             return weighted_sum(tensors, coefficients(weights, context.state, context.parameters.eps))
         deltas = [tensor.sub_(base) for tensor in tensors]
         return weighted_sum(deltas, coefficients(weights, context.state, context.parameters.eps)).add_(base)
+
+    def compiled(self) -> "Compiled | None":
+        if not is_available():
+            return None
+        from safegraft_plugins.compiled.weighted import CompiledMultislerp
+
+        return CompiledMultislerp()
+
+
+def weights_of(own: Sequence[MultislerpInputParameters], parameters: MultislerpParameters) -> list[float]:
+    weights = [one.weight for one in own]
+    if not parameters.normalize_weights:
+        return weights
+    total = sum(weights)
+    return [weight / total for weight in weights]
 
 
 def coefficients(weights: Sequence[float], gram: Sequence[Sequence[float]], eps: float) -> list[float]:

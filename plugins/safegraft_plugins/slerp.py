@@ -9,9 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from safegraft import hookimpl
 from safegraft.methods import Context, Granularity, Input, MergeMethod, Requirements, TensorView
+from safegraft_plugins.compiled import is_available
+from safegraft_plugins.lanes import total
 
 if TYPE_CHECKING:
     import torch
+
+    from safegraft.methods.compiled import Compiled
 
 COLLINEAR = 0.9995  # above this cosine the arc is a line, and sin(angle) too small to divide by
 ZERO = 1e-8  # a norm below this is a zero vector: it has no direction
@@ -51,15 +55,22 @@ class Slerp(MergeMethod):
         for (other,), base in view.blocks():
             assert base is not None  # the engine hands over what `requires` asks for
             x, y = base.double(), other.tensor.double()
-            base_square += float(x.dot(x))
-            other_square += float(y.dot(y))
-            product += float(x.dot(y))
+            base_square += total(x * x)
+            other_square += total(y * y)
+            product += total(x * y)
         return share(parameters.t, base_square, other_square, product)
 
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":
         assert base is not None
         (other,) = inputs
         return base.mul_(context.state.base).add_(other.tensor.mul_(context.state.other))
+
+    def compiled(self) -> "Compiled | None":
+        if not is_available():
+            return None
+        from safegraft_plugins.compiled.weighted import CompiledSlerp
+
+        return CompiledSlerp()
 
 
 def share(t: float, base_square: float, other_square: float, product: float) -> Share:

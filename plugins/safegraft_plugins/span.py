@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from safegraft.methods import Input, TensorView
+from safegraft_plugins.lanes import total
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ def gram(view: TensorView, along: Along = Along.ALL) -> "torch.Tensor":
         for i, x in enumerate(vectors):
             for j, y in enumerate(vectors[: i + 1]):
                 if along is Along.ALL or count == 1:
-                    sums[i, j] += x.dot(y)
+                    sums[i, j] += total(x * y)
                 else:
                     _add(sums[i, j], x * y, start, width, along)
         start += vectors[0].numel()

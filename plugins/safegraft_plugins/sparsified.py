@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from safegraft.methods import Context, Granularity, Input, MergeMethod, Requirements, TensorView
+from safegraft_plugins.lanes import total
+from safegraft_plugins.magnitude import Walk
 from safegraft_plugins.sign_election import elected_sum
-from safegraft_plugins.task_vectors import TaskVector, flat_blocks, parameters_of, task_vectors
+from safegraft_plugins.task_vectors import TaskVector, elements_of, flat_blocks, parameters_of, task_vectors
 from safegraft_plugins.weights import check_range, check_sum
 
 if TYPE_CHECKING:
@@ -22,6 +24,13 @@ class Place(NamedTuple):
     seed: int
     number: int  # of the task vector among those that take part
     position: int
+
+
+class Draw(NamedTuple):
+    """Keep the elements whose random number is below `limit`, and divide them."""
+
+    limit: int
+    divisor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,14 @@ class Sparsified(MergeMethod):
 
     def choose(self, view: TensorView, parameters: Any) -> Mapping[int, Any]:
         """What `sparsify` has to know of whole task vectors, by their index."""
+
+        def walk() -> Iterator[Sequence["torch.Tensor"]]:
+            return ([one.delta for one in vectors] for _, vectors in self.walk(view))
+
+        return self.choose_among(walk, parameters_of(view), elements_of(view), parameters)
+
+    def choose_among(self, walk: Walk, own: Sequence[Any], elements: int, parameters: Any) -> Mapping[int, Any]:
+        """What `choose` returns, from the magnitudes of task vectors with the parameters `own`."""
         return {}
 
     @abstractmethod
@@ -112,6 +129,4 @@ class Sparsified(MergeMethod):
 
 
 def l1_norm(tensor: "torch.Tensor") -> float:
-    import torch
-
-    return float(tensor.abs().sum(dtype=torch.float64))
+    return total(tensor.flatten().double().abs_())

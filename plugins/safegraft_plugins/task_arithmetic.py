@@ -7,10 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from safegraft import hookimpl
 from safegraft.methods import Context, Granularity, Input, MergeMethod, Requirements
+from safegraft_plugins.compiled import is_available
 from safegraft_plugins.weights import check_range, check_sum
 
 if TYPE_CHECKING:
     import torch
+
+    from safegraft.methods.compiled import Compiled
 
 NO_EFFECT = "No effect: mergekit's recipes may have it."  # there, the sparsifying methods share these parameters
 
@@ -65,6 +68,13 @@ class TaskArithmetic(MergeMethod):
         if context.parameters.scale != 1:
             first.mul_(context.parameters.scale)
         return first.add_(base)
+
+    def compiled(self) -> "Compiled | None":
+        if not is_available():
+            return None
+        from safegraft_plugins.compiled.weighted import CompiledTaskArithmetic
+
+        return CompiledTaskArithmetic()
 
 
 @hookimpl

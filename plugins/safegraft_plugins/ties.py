@@ -1,22 +1,24 @@
 """TIES (arXiv 2306.01708)."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from safegraft import hookimpl
-from safegraft.methods import MergeMethod, TensorView
+from safegraft.methods import MergeMethod
+from safegraft_plugins.compiled import is_available
 from safegraft_plugins.float_bits import keep, magnitude
-from safegraft_plugins.magnitude import Largest, belongs, largest
+from safegraft_plugins.magnitude import Largest, Walk, belongs, largest
 from safegraft_plugins.sparsified import Place, Sparsified
 from safegraft_plugins.task_vectors import (
     TaskVector,
     TaskVectorInputParameters,
     TaskVectorParameters,
-    elements_of,
-    parameters_of,
 )
+
+if TYPE_CHECKING:
+    from safegraft.methods.compiled import Compiled
 
 
 class TiesParameters(TaskVectorParameters):
@@ -45,18 +47,25 @@ class Ties(Sparsified):
     Parameters = TiesParameters
     InputParameters = TaskVectorInputParameters
 
-    def choose(self, view: TensorView, parameters: TiesParameters) -> Mapping[int, Largest]:
-        elements = elements_of(view)
+    def choose_among(
+        self, walk: Walk, own: Sequence[TaskVectorInputParameters], elements: int, parameters: Any
+    ) -> Mapping[int, Largest]:
         counts = {
-            index: [max(1, int(own.density * elements)) if own.density > 0 else 0]
-            for index, own in enumerate(parameters_of(view))
-            if own.density < 1
+            index: [max(1, int(one.density * elements)) if one.density > 0 else 0]
+            for index, one in enumerate(own)
+            if one.density < 1
         }
-        found = largest(lambda: ([one.delta for one in vectors] for _, vectors in self.walk(view)), counts, elements)
-        return {index: kept for index, (kept,) in found.items()}
+        return {index: kept for index, (kept,) in largest(walk, counts, elements).items()}
 
     def sparsify(self, vector: TaskVector, place: Place, choice: Largest, parameters: Any) -> None:
         keep(vector.delta, belongs(magnitude(vector.delta), choice, place.position))
+
+    def compiled(self) -> "Compiled | None":
+        if not is_available():
+            return None
+        from safegraft_plugins.compiled.sifted import CompiledSparsified
+
+        return CompiledSparsified(self)
 
 
 @hookimpl

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 # would leave nothing but rounding errors.
 CANCELLED = 1e-6
 
+ADDED_IN_ORDER = 4  # so many numbers torch adds up one after the other; of more it adds up several at a time
+
 LARGEST, SMALLEST = 3.4e38, 1.2e-38  # of float32, in which weights are applied
 
 
@@ -24,3 +26,17 @@ def check_sum(weights: Sequence[float]) -> Iterator[str]:
             f"the weights {shown} sum to zero, and `normalize` divides by their sum; change them or set "
             "`normalize: false`"
         )
+
+
+def total_of(weights: Sequence[float]) -> float:
+    """The sum in float32, as torch adds up a tensor of them."""
+    if len(weights) > ADDED_IN_ORDER:
+        import torch
+
+        return float(torch.tensor(weights, dtype=torch.float32).sum())
+    import numpy as np
+
+    total = np.float32(0)
+    for weight in weights:
+        total += np.float32(weight)
+    return float(total)

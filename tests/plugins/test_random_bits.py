@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safegraft_plugins.random_bits import limit, uniform
+from safegraft_plugins.random_bits import limit, philox, uniform
 
 FIXED = settings(derandomize=True, deadline=None)
 SEEDS = st.integers(0, 2**64 - 1)
@@ -19,11 +19,33 @@ def test_a_cut_gets_the_whole_ones_numbers(seed: int, stream: int, position: int
     assert torch.equal(uniform(seed, stream, position, count), whole[position:])
 
 
-def test_they_are_philox_words() -> None:
-    """Of each 64-bit word the lower half first, without its top bit."""
-    words = np.random.Philox(key=np.array([2**63 + 5, 3], np.uint64)).random_raw(6)
-    halves = [int(half) & 0x7FFFFFFF for word in words for half in (int(word), int(word) >> 32)]
-    assert uniform(2**63 + 5, 3, 0, 12).tolist() == halves
+# Counter, key and words: the known answers of Random123, the authors' own code.
+KNOWN = {
+    10: [
+        ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ],
+    7: [([0] * 4, [0] * 2, [0x5F6FB709, 0x0D893F64, 0x4F121F81, 0x4F730A48])],
+}
+
+
+@pytest.mark.parametrize("rounds", KNOWN)
+def test_it_is_philox(rounds: int) -> None:
+    for counter, (low, high), expected in KNOWN[rounds]:
+        words = philox([np.array([word], np.uint64) for word in counter], low | high << 32, rounds)
+        assert [int(word[0]) for word in words] == expected
+
+
+def test_which_word_is_whose() -> None:
+    """The words of sixteen counters, the first of each before the second of each; without their lowest bits."""
+    counters = [np.arange(3 * 16, 4 * 16, dtype=np.uint64), *(np.full(16, one, np.uint64) for one in (0, 9, 0))]
+    words = np.concatenate(philox(counters, 2**63 + 5)) >> np.uint64(1)
+    assert uniform(2**63 + 5, 9, 3 * 64, 64).tolist() == words.tolist()
 
 
 def test_far_positions() -> None:

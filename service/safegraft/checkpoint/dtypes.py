@@ -71,3 +71,11 @@ _ITEMSIZE = {
 
 # The spellings that a recipe's `dtype` and a config's `dtype` use.
 FLOAT_NAMES = {"bfloat16": DType.BF16, "float16": DType.F16, "float32": DType.F32, "float64": DType.F64}
+
+
+def float_name(dtype: DType) -> str:
+    """The spelling of a floating-point dtype that recipes use, which is torch's."""
+    return _NAMES[dtype]
+
+
+_NAMES = {dtype: name for name, dtype in FLOAT_NAMES.items()}

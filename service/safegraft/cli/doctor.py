@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -100,6 +100,18 @@ def check_cpu() -> Iterator[Finding]:
     yield Finding(level, "cpu", f"{cores} cores, {capability}{slow}")
 
 
+def check_machine_code() -> Iterator[Finding]:
+    """Without numba, methods run in torch: the same bits, several times slower."""
+    try:
+        numba = f"numba {version('numba')}"
+    except PackageNotFoundError:
+        text = "numba is not installed: pip install 'safegraft[fast]' makes many methods several times faster"
+        yield Finding("warning", "machine code", text)
+    else:
+        off = "" if os.environ.get("SAFEGRAFT_COMPILED", "1") != "0" else ", turned off by SAFEGRAFT_COMPILED=0"
+        yield Finding("ok", "machine code", numba + off)
+
+
 def check_memory() -> Iterator[Finding]:
     """A merge needs a few hundred MB whatever the models' size; other processes need some too."""
     if sys.platform != "linux":
@@ -154,6 +166,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_python,
     check_packages,
     check_cpu,
+    check_machine_code,
     check_memory,
     check_disk,
     check_plugins,

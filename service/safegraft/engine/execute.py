@@ -4,6 +4,7 @@ Every byte is a function of (plan, file, offset): threads, cuts and the order of
 """
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,22 +12,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from safegraft.engine.identity import manifest
-from safegraft.engine.kernel import Kernel, Known
 from safegraft.engine.once import Once
 from safegraft.engine.preparation import Preparation, Report, unreported
 from safegraft.engine.staging import FileDigest
-from safegraft.engine.task import Plan, PlannedFile, PlannedTensor, TensorTask
+from safegraft.engine.stored import CompiledMethods, StoredKernel, is_wanted
+from safegraft.engine.task import Known, Plan, PlannedFile, PlannedTensor, TensorTask
 from safegraft.errors import MergeCancelledError, UsageError
+from safegraft.methods.compiled import Compiled, DeclinedError
+from safegraft.methods.contract import MergeMethod
 
-BLOCK_ELEMENTS = 1 << 17  # per cut: inputs and result stay in the second-level cache
+if TYPE_CHECKING:  # torch is imported when it is first needed: machine code does without
+    import torch
+
+    from safegraft.engine.kernel import Kernel
+
+BLOCK_ELEMENTS = 1 << 17  # per cut that torch merges: inputs and result stay in the second-level cache
+STORED_BYTES = 1 << 20  # of the result, per cut that machine code merges: handing over a cut costs 0.1 ms
 COPY_BYTES = 1 << 20  # per cut of a tensor that is copied, and of headers
 STATES_KEPT = 64  # what `prepare` returned: small by contract
-WHOLE_KEPT = 2  # merged tensors of methods that may not be cut
 
 Never = Callable[[], bool]
 
@@ -54,7 +62,9 @@ class MergedCheckpoint:
     Args:
         threads: how many compute; default: the cores this process may use.
         cache: where statistics of models at work are kept; default: see safegraft.calibration.
-        block_elements: elements a cut; changes speed and memory, never a byte.
+        block_elements: elements a cut; changes speed and memory, never a byte. Default: what suits the cache.
+        compiled: use machine code where a method offers it; changes speed, never a byte. Default: unless the
+            environment says SAFEGRAFT_COMPILED=0.
         owns_plan: close the plan too when this is closed.
 
     Close it (or use it as a context manager) to end its threads.
@@ -65,13 +75,14 @@ class MergedCheckpoint:
         plan: Plan,
         *,
         threads: int | None = None,
-        block_elements: int = BLOCK_ELEMENTS,
+        block_elements: int | None = None,
+        compiled: bool | None = None,
         cache: Path | None = None,
         owns_plan: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}")
-        if block_elements < 1:
+        if block_elements is not None and block_elements < 1:
             raise UsageError(f"block_elements must be at least 1, not {block_elements}")
         self.plan = plan
         self.closed = False
@@ -80,10 +91,11 @@ class MergedCheckpoint:
         self.block_elements = block_elements
         self.files: Mapping[str, VirtualFile] = {file.name: VirtualFile(self, file) for file in plan.files}
         self.tensors: Mapping[str, torch.Tensor] = MergedTensors(self)
+        self._compiled = CompiledMethods(plan, wanted=is_wanted() if compiled is None else compiled)
         self._kernels = threading.local()
         self._states = Once[Any](STATES_KEPT)
         self._preparation = Preparation(plan, cache)
-        self._wholes = Once[torch.Tensor](WHOLE_KEPT)
+        self._wholes = Once["torch.Tensor"](self.threads + 1)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="safegraft")
 
     def __enter__(self) -> "MergedCheckpoint":
@@ -102,37 +114,91 @@ class MergedCheckpoint:
         if self._owns_plan:
             self.plan.close()
 
-    def submit(self, cut: _Cut) -> "Future[bytes | bytearray]":
+    def submit(self, cut: _Cut) -> "Future[bytes | memoryview]":
         """Start computing one cut."""
         return self._pool.submit(self._compute, cut)
 
-    def _compute(self, cut: _Cut) -> bytes | bytearray:
+    def _compute(self, cut: _Cut) -> bytes | memoryview:
         if cut.content is not None:
             return cut.content
         task = cut.task
         assert task is not None  # a cut is bytes or part of a task
-        out = bytearray(cut.size)
-        kernel = self._kernel()
+        out = np.empty(cut.size, np.uint8).data  # unlike a bytearray, not set to zero first
         if task.action == "copy":
-            kernel.copy(task, cut.start, memoryview(out))
+            self._copy(task, cut.start, out)
         elif self._is_whole(task):
-            whole = self._wholes.get(task.name, lambda: kernel.merge_whole(task, self._known(task)))
+            import torch
+
+            whole = self._whole(task)
             torch.frombuffer(out, dtype=task.dtype.torch).copy_(whole[cut.start : cut.stop])
         else:
-            kernel.merge(task, self._known(task), cut.start, cut.stop, memoryview(out))
+            self._merge(task, cut, out)
         return out
 
-    def _kernel(self) -> Kernel:
+    def _whole(self, task: TensorTask) -> "torch.Tensor":
+        return self._wholes.get(task.name, lambda: self._kernel().merge_whole(task, self._known(task)))
+
+    def begin(self, task: TensorTask) -> None:
+        """Start what has to be known of a tensor, or be computed of it at once, before its first cut is wanted.
+
+        What goes wrong is raised when it is.
+        """
+        if task.method is None or not self._preparation.is_ready(task.method):
+            return
+        if self._is_whole(task):
+            self._pool.submit(self._whole, task)
+        elif type(self.plan.methods[task.method]).prepare is not MergeMethod.prepare:
+            self._pool.submit(self._known, task)
+
+    def _copy(self, task: TensorTask, start: int, out: memoryview) -> None:
+        checkpoint = self.plan.checkpoints[task.inputs[0].model]
+        source = checkpoint.tensors[task.inputs[0].tensor]
+        if source.dtype is task.dtype:
+            checkpoint.read_into(source, start * source.dtype.itemsize, out)
+        else:
+            self._kernel().convert(task, start, out)
+
+    def _merge(self, task: TensorTask, cut: _Cut, out: memoryview) -> None:
+        compiled = self._compiled.of(task)
+        known = self._known(task)
+        if compiled is not None:
+            try:
+                self._stored_kernel().merge(task, compiled, known, cut.start, cut.stop, out)
+            except DeclinedError:
+                pass  # as the contract has it: the method itself then merges this cut
+            else:
+                return
+        self._kernel().merge(task, known, cut.start, cut.stop, out)
+
+    def _kernel(self) -> "Kernel":
+        from safegraft.engine.kernel import Kernel
+
         kernel: Kernel | None = self._kernels.__dict__.get("kernel")
         if kernel is None:
+            _one_torch_thread.apply()
             kernel = self._kernels.kernel = Kernel(self.plan, self._preparation.gathered)
+        return kernel
+
+    def _stored_kernel(self) -> StoredKernel:
+        kernel: StoredKernel | None = self._kernels.__dict__.get("stored")
+        if kernel is None:
+            kernel = self._kernels.stored = StoredKernel(self.plan, self._compiled)
         return kernel
 
     def _known(self, task: TensorTask) -> Known:
         surveyed = self._preparation.surveyed.get(task.method or "")
         if surveyed is not None:
             return Known(surveyed.states[task.name], surveyed.answer)
-        return Known(self._states.get(task.name, lambda: self._kernel().prepare(task)))
+        return Known(self._states.get(task.name, lambda: self._prepare(task)))
+
+    def _prepare(self, task: TensorTask) -> Any:
+        compiled: Compiled | None = self._compiled.of(task)
+        if compiled is not None:
+            try:
+                return self._stored_kernel().prepare(task, compiled)
+            except DeclinedError:
+                pass
+        return self._kernel().prepare(task)
 
     def gather(self, placed: Sequence[PlannedTensor], cancelled: Never, report: Report = unreported) -> None:
         """Put models to work for the methods of these tensors, while torch still has all its threads."""
@@ -147,7 +213,7 @@ class MergedCheckpoint:
             self._preparation.prepare(task.method, self._prepared, cancelled)
 
     def _prepared(self, task: TensorTask) -> "Future[Any]":
-        return self._pool.submit(lambda: self._kernel().prepare(task))
+        return self._pool.submit(lambda: self._prepare(task))
 
     def _is_whole(self, task: TensorTask) -> bool:
         return task.method is not None and self.plan.methods[task.method].granularity == "tensor"
@@ -167,10 +233,13 @@ class MergedCheckpoint:
     def _step(self, task: TensorTask) -> int:
         if task.action == "copy":
             return COPY_BYTES // task.dtype.itemsize
+        if self._compiled.of(task) is not None:
+            return self.block_elements or STORED_BYTES // task.dtype.itemsize
+        elements = self.block_elements or BLOCK_ELEMENTS
         if self.plan.methods[task.method or ""].granularity == "row" and len(task.shape) > 1:
             row = max(1, task.elements // task.shape[0])
-            return row * max(1, self.block_elements // row)
-        return self.block_elements
+            return row * max(1, elements // row)
+        return elements
 
 
 class VirtualFile:
@@ -197,13 +266,16 @@ class VirtualFile:
             raise UsageError(f"{self.name} cannot be read: the merged checkpoint has been closed")
         if not 0 <= start <= stop <= self.size:
             raise UsageError(f"{self.name} has {self.size} bytes; [{start}, {stop}) is not within it")
-        ahead: deque[tuple[_Cut, Future[bytes | bytearray]]] = deque()
-        self._merged.gather(self._placed(start, stop), cancelled)
+        ahead: deque[tuple[_Cut, Future[bytes | memoryview]]] = deque()
+        placed = self._placed(start, stop)
+        self._merged.gather(placed, cancelled)
+        next_ones = _NextOnes(self._merged, [one.task for one in placed])
         with _one_torch_thread:
             try:
                 for cut in self._cuts(start, stop):
                     self._merged.make_ready(cut, cancelled)
                     ahead.append((cut, self._merged.submit(cut)))
+                    next_ones.begin(cut.task)
                     if len(ahead) > 2 * self._merged.threads:
                         yield _finish(ahead, start, stop, cancelled)
                 while ahead:
@@ -244,7 +316,27 @@ class VirtualFile:
         return manifest_of(self._merged.plan, digests)
 
 
-class MergedTensors(Mapping[str, torch.Tensor]):
+class _NextOnes:
+    """Keeps other threads busy while one finds out about a tensor: they begin with the tensors that come next."""
+
+    def __init__(self, merged: MergedCheckpoint, tasks: list[TensorTask]) -> None:
+        self._merged = merged
+        self._tasks = tasks
+        self._at = -1  # of the tensor whose cuts are being computed
+        self._begun = 0  # how many were begun or have had their first cut
+
+    def begin(self, task: TensorTask | None) -> None:
+        """Of the tensor whose cut has just been handed out."""
+        if task is None or (self._at >= 0 and self._tasks[self._at] is task):
+            return
+        self._at += 1
+        last = min(self._at + self._merged.threads, len(self._tasks))
+        for one in self._tasks[max(self._begun, self._at + 1) : last]:
+            self._merged.begin(one)
+        self._begun = max(self._begun, last)
+
+
+class MergedTensors(Mapping[str, "torch.Tensor"]):
     """The merged tensors by name, each computed when asked for: a `state_dict` without a file.
 
     Every access computes anew and returns a tensor of its own.
@@ -255,7 +347,9 @@ class MergedTensors(Mapping[str, torch.Tensor]):
         self._places = {placed.task.name: (file.name, placed) for file in merged.plan.files for placed in file.tensors}
         self._names = [task.name for task in merged.plan.tensors]
 
-    def __getitem__(self, name: str) -> torch.Tensor:
+    def __getitem__(self, name: str) -> "torch.Tensor":
+        import torch
+
         file, placed = self._places[name]
         task = placed.task
         data = bytearray(task.nbytes)
@@ -280,7 +374,7 @@ def manifest_of(plan: Plan, digests: Mapping[str, FileDigest]) -> bytes:
 
 
 def _finish(
-    ahead: "deque[tuple[_Cut, Future[bytes | bytearray]]]", start: int, stop: int, cancelled: Never
+    ahead: "deque[tuple[_Cut, Future[bytes | memoryview]]]", start: int, stop: int, cancelled: Never
 ) -> memoryview:
     """Wait for the first cut and trim it to the range asked for."""
     if cancelled():
@@ -299,20 +393,31 @@ class _OneTorchThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._before = 1
+        self._before: int | None = None
 
     def __enter__(self) -> None:
         with self._lock:
-            if self._users == 0:
+            self._users += 1
+        if "torch" in sys.modules:
+            self.apply()
+
+    def apply(self) -> None:
+        """Importing torch, if nobody has yet. For users, once they turn out to need it."""
+        import torch
+
+        with self._lock:
+            if self._users and self._before is None:
                 self._before = torch.get_num_threads()
                 torch.set_num_threads(1)
-            self._users += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._users -= 1
-            if self._users == 0:
+            if self._users == 0 and self._before is not None:
+                import torch
+
                 torch.set_num_threads(self._before)
+                self._before = None
 
 
 _one_torch_thread = _OneTorchThread()

@@ -12,28 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from safegraft.checkpoint.dtypes import FLOAT_NAMES, DType
+from safegraft.checkpoint.dtypes import FLOAT_NAMES
 from safegraft.checkpoint.types import TensorInfo
 from safegraft.engine.rows import Piece
 from safegraft.engine.statistics import is_said, shown_model
-from safegraft.engine.task import Contribution, Plan, StatisticKey, TensorTask
+from safegraft.engine.task import REDUCTION_BLOCK, Contribution, Known, Plan, StatisticKey, TensorTask
 from safegraft.errors import NonFiniteError, PluginError, Problem, SafegraftError
 from safegraft.methods.contract import Context, Input, MergeMethod, Prepared, TensorView
 
 if TYPE_CHECKING:
     from safegraft.calibration import Gathered
 
-REDUCTION_BLOCK = 1 << 17  # elements: statistics are summed over these, whatever the engine's cuts are
-
 Cutter = Callable[[int, int, int], Iterator[Piece]]  # contributor, start, stop -> pieces
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a method found out before its first cut of a tensor: in the tensor, and over all of them."""
-
-    state: Any = None
-    survey: Any = None
 
 
 @dataclass(slots=True)
@@ -60,13 +50,9 @@ class Kernel:
         self.cast = FLOAT_NAMES[plan.recipe.dtype] if plan.recipe.dtype else None
         self._buffers = _Buffers()
 
-    def copy(self, task: TensorTask, start: int, out: memoryview) -> None:
-        """Fill `out` with the host's own elements from `start`, in the task's dtype."""
+    def convert(self, task: TensorTask, start: int, out: memoryview) -> None:
+        """Fill `out` with the host's own elements from `start`, in the task's dtype, which is another than theirs."""
         source = self._info(task.inputs[0])
-        checkpoint = self.plan.checkpoints[task.inputs[0].model]
-        if source.dtype is task.dtype:
-            checkpoint.read_into(source, start * source.dtype.itemsize, out)
-            return
         target = torch.frombuffer(out, dtype=task.dtype.torch)
         self._keep(task, self._raw(task.inputs[0].model, source, start, target.numel()), target)
 
@@ -120,7 +106,7 @@ class Kernel:
         method = self._method(task)
         shape = self._cut_shape(task, method, stop - start)
         base = None if base is None else base.view(shape)
-        context = replace(self.context(task), position=start, state=known.state, survey=known.survey)
+        context = replace(task.context(), position=start, state=known.state, survey=known.survey)
         result = self._call(task, method, _shaped(method, inputs, shape), base, context).reshape(-1)
         if task.modifications:
             result = self._modify(task, cutter, start, stop, result, context, bad, scratch)
@@ -159,28 +145,10 @@ class Kernel:
     def survey(self, method: MergeMethod, states: Sequence[tuple[TensorTask, Any]]) -> Any:
         """What the method decides over all its tensors."""
         prepared = [
-            Prepared(task.name, self.context(task).shape, task.layer, task.layers, task.parameters, state)
+            Prepared(task.name, task.context().shape, task.layer, task.layers, task.parameters, state)
             for task, state in states
         ]
         return self._guard(states[0][0], f"method {method.name}", lambda: method.survey(prepared))
-
-    def context(self, task: TensorTask) -> Context:
-        """What a method may know of the whole tensor before anything was prepared."""
-        shape = task.rows.shared_shape if task.rows else task.shape
-        return Context(
-            tensor=task.name,
-            shape=shape,
-            position=0,
-            seed=task.seed,
-            parameters=task.parameters,
-            state=None,
-            layer=task.layer,
-            layers=task.layers,
-            vocabulary=task.vocabulary,
-            language=task.language,
-            stored=_torch_name(task.stored),
-            out=_torch_name(task.dtype),
-        )
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -379,7 +347,7 @@ class _View(TensorView):
     def __init__(self, kernel: Kernel, task: TensorTask) -> None:
         self._kernel = kernel
         self._task = task
-        self.context = kernel.context(task)
+        self.context = task.context()
         self.shape = self.context.shape
 
     def blocks(self) -> Iterator[tuple[Sequence[Input], torch.Tensor | None]]:
@@ -427,10 +395,6 @@ def _sound(task: TensorTask, who: str, result: Any, expected: tuple[int, ...]) -
 def _who(task: TensorTask) -> str:
     names = [one.modifier for one in task.modifications]
     return f"{task.method}" + (f" with the modifiers {', '.join(names)}" if names else "")
-
-
-def _torch_name(dtype: DType) -> str:
-    return str(dtype.torch).removeprefix("torch.")
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

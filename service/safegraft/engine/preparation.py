@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safegraft.engine.kernel import Kernel
 from safegraft.engine.task import Plan, StatisticKey, TensorTask
 from safegraft.errors import MergeCancelledError
 from safegraft.methods.contract import MergeMethod
@@ -102,6 +101,8 @@ class Preparation:
         finally:
             for _, future in ahead:
                 future.cancel()
+        from safegraft.engine.kernel import Kernel  # which imports torch
+
         kernel = Kernel(self._plan, self.gathered)
         return Surveyed(kernel.survey(method, [(task, states[task.name]) for task in tasks]), states)
 

@@ -11,6 +11,8 @@ import json
 import os
 import shutil
 import stat
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +23,9 @@ from safegraft.errors import OutputError, output_errors
 JOURNAL = ".journal.json"
 MANIFEST = "safegraft.json"
 REHASH_CHUNK = 1 << 20
+HASHED_AT_ONCE = 1 << 16  # bytes: less is not worth another thread
+HASHED_LATER = 8  # blocks that may wait for the digest
+FLUSHED_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +200,39 @@ class StagedFolder:
         self.resumed = bool(self.finished) or any(self.partial.rglob("*.part"))
 
 
+class _Digest:
+    """The sha256 of what is appended, computed in a thread of its own: it takes longer than writing.
+
+    At most HASHED_LATER blocks wait. They must not change any more.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._thread: ThreadPoolExecutor | None = None
+        self._waiting: deque[Future[None]] = deque()
+
+    def update(self, data: bytes | memoryview) -> None:
+        if len(data) < HASHED_AT_ONCE and not self._waiting:
+            self._hash.update(data)
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="safegraft-sha256")
+        self._waiting.append(self._thread.submit(self._hash.update, data))
+        while len(self._waiting) > HASHED_LATER:
+            self._waiting.popleft().result()
+
+    def hexdigest(self) -> str:
+        while self._waiting:
+            self._waiting.popleft().result()
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        """End the thread. What waits is not computed any more."""
+        self._waiting.clear()
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+
 class StagedFile:
     """One file being written. Append, then `finish`; leaving without `finish` keeps the part."""
 
@@ -205,7 +243,8 @@ class StagedFile:
         self.target = folder.partial / name
         self.part = folder.partial / f"{name}.part"
         self.offset = 0  # bytes that are there: where to continue
-        self._hash = hashlib.sha256()
+        self._hash = _Digest()
+        self._flushed = 0
         with output_errors(self.target):
             self.target.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if resume else os.O_TRUNC)
@@ -219,26 +258,39 @@ class StagedFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._hash.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def append(self, data: bytes | memoryview) -> None:
-        """Write the next bytes and take them into the digest."""
+        """Write the next bytes and take them into the digest. They must not change afterwards."""
+        self._hash.update(data)
         with output_errors(self.target):
             view = memoryview(data)
             while view:
                 view = view[os.write(self._fd, view) :]
-        self._hash.update(data)
         self.offset += len(data)
+        if self.offset - self._flushed >= FLUSHED_BYTES:
+            self._begin_flush()
+
+    def _begin_flush(self) -> None:
+        """Have the kernel start to write to the disk what it holds, or `finish` would wait for all of it.
+
+        That is a side effect, on Linux, of the advice to forget those pages: pages not yet written stay.
+        """
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, self._flushed, self.offset - self._flushed, os.POSIX_FADV_DONTNEED)
+        self._flushed = self.offset
 
     def restart(self) -> None:
         """Throw the bytes away: they turned out to be wrong."""
         with output_errors(self.target):
             os.ftruncate(self._fd, 0)
             os.lseek(self._fd, 0, os.SEEK_SET)
-        self._hash = hashlib.sha256()
-        self.offset = 0
+        self._hash.close()
+        self._hash = _Digest()
+        self.offset = self._flushed = 0
 
     @property
     def sha256(self) -> str:

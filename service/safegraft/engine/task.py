@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from safegraft.checkpoint.dtypes import DType
+from safegraft.checkpoint.dtypes import DType, float_name
 from safegraft.checkpoint.types import Checkpoint
 from safegraft.engine.rows import RowLayout
-from safegraft.methods.contract import MergeMethod, Modifier
+from safegraft.methods.contract import Context, MergeMethod, Modifier
 from safegraft.recipe.model import Recipe
 
 if TYPE_CHECKING:
     from safegraft.calibration import Request
+
+REDUCTION_BLOCK = 1 << 17  # elements: statistics are summed over these, whatever the engine's cuts are
 
 Action = Literal["merge", "copy"]
 StatisticKey = tuple[str, str, str]  # a method, the name in its `requires.calibration`, an input's model
@@ -35,6 +37,14 @@ class Modification:
 
     modifier: str
     parameters: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a method found out before its first cut of a tensor: in the tensor, and over all of them."""
+
+    state: Any = None
+    survey: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,23 @@ class TensorTask:
     @property
     def nbytes(self) -> int:
         return self.elements * self.dtype.itemsize
+
+    def context(self) -> Context:
+        """What a method may know of the whole tensor before anything was prepared."""
+        return Context(
+            tensor=self.name,
+            shape=self.rows.shared_shape if self.rows else self.shape,
+            position=0,
+            seed=self.seed,
+            parameters=self.parameters,
+            state=None,
+            layer=self.layer,
+            layers=self.layers,
+            vocabulary=self.vocabulary,
+            language=self.language,
+            stored=float_name(self.stored),
+            out=float_name(self.dtype),
+        )
 
 
 @dataclass(frozen=True, slots=True)

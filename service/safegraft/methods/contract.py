@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     import torch  # plugins are imported to list and plan; torch is needed only to merge
 
+    from safegraft.methods.compiled import Compiled
+
 
 class NoParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -176,6 +178,10 @@ class MergeMethod(ABC):
         For a plan's estimate of memory. `inputs`: with those that have a role. `itemsize`: of an element, in bytes.
         """
         return 0
+
+    def compiled(self) -> "Compiled | None":
+        """A faster way to the same bits, where this machine has one: see safegraft.methods.compiled."""
+        return None
 
     @abstractmethod
     def merge(self, inputs: Sequence[Input], base: "torch.Tensor | None", context: Context) -> "torch.Tensor":

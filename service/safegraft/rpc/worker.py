@@ -75,7 +75,8 @@ def main(connection: Connection, ring: str, settings: WorkerSettings) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(format="%(asctime)s %(levelname)s worker %(process)d: %(message)s")
     if settings.preload:
-        import safegraft.engine.folder  # noqa: F401  # pyright: ignore[reportUnusedImport] (imported for its cost)
+        import safegraft.engine.folder  # pyright: ignore[reportUnusedImport]
+        import safegraft.engine.kernel  # noqa: F401  # pyright: ignore[reportUnusedImport] (imported for its cost)
     inbox = _Inbox(connection)
     with _Work(connection, inbox, Ring.attach(ring), settings) as work:
         while True:
