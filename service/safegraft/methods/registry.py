@@ -5,8 +5,8 @@ import inspect
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from importlib.metadata import Distribution, EntryPoint, entry_points
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pluggy
 from pydantic import BaseModel
@@ -100,6 +100,13 @@ class Shelf(Generic[Brought]):
         return f"{meant}{self.noun.capitalize()}s here: {', '.join(self.names()) or 'none'}"
 
 
+class _Origin(NamedTuple):
+    """The distribution that an entry point is of. safegraft's own come first: a stranger cannot take their names."""
+
+    name: str
+    version: str
+
+
 class Registry:
     """What plugins have brought. Build it once with `Registry.discover()`."""
 
@@ -115,9 +122,13 @@ class Registry:
     def discover(cls, entries: Iterable[EntryPoint] | None = None) -> "Registry":
         """Load every plugin. With SAFEGRAFT_STRICT_PLUGINS=1 a broken one raises PluginError."""
         registry = cls()
-        found = entry_points(group=GROUP) if entries is None else entries
-        for entry in sorted(found, key=_order):
-            registry._load(entry)
+        found = list(entry_points(group=GROUP) if entries is None else entries)
+        origins: dict[Distribution | None, _Origin] = {None: _Origin("unknown", "unknown")}
+        for entry in found:
+            if entry.dist is not None and entry.dist not in origins:  # reading its metadata takes a millisecond
+                origins[entry.dist] = _Origin(entry.dist.name, entry.dist.version)
+        for entry in sorted(found, key=lambda one: (origins[one.dist].name != "safegraft", one.name, one.value)):
+            registry._load(entry, origins[entry.dist])
         broken = [plugin for plugin in registry.plugins if plugin.error]
         if broken and os.environ.get(STRICT, "") not in ("", "0"):
             raise PluginError("; ".join(f"plugin {plugin.name}: {plugin.error}" for plugin in broken))
@@ -165,14 +176,11 @@ class Registry:
         self.tensor_maps = shelves["tensor_maps"]
         self.sources, self.publishers = shelves["checkpoint_sources"], shelves["publishers"]
 
-    def _load(self, entry: EntryPoint) -> None:
-        distribution = entry.dist.name if entry.dist else "unknown"
-        version = entry.dist.version if entry.dist else "unknown"
-
+    def _load(self, entry: EntryPoint, origin: "_Origin") -> None:
         def plugin(brought: Mapping[str, list[Any]], error: str | None = None) -> Plugin:
             names = {hook: tuple(one.name for one in brought.get(hook, ())) for hook in _KINDS}
             methods = names.pop("merge_methods")
-            return Plugin(entry.name, entry.value, distribution, version, methods, error, **names)
+            return Plugin(entry.name, entry.value, origin.name, origin.version, methods, error, **names)
 
         try:
             brought = _ask(entry)
@@ -188,11 +196,6 @@ class Registry:
             message = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             record = plugin({}, error=message)
         self.plugins.append(record)
-
-
-def _order(entry: EntryPoint) -> tuple[bool, str, str]:
-    """safegraft's own first: a stranger cannot take the name of a built-in method."""
-    return entry.dist is None or entry.dist.name != "safegraft", entry.name, entry.value
 
 
 def _ask(entry: EntryPoint) -> dict[str, list[Any]]:
