@@ -16,6 +16,8 @@ run.py       one round after the other, everybody in turn
 targets.py   what has to come out
 report.py    tables
 plots.py     pictures
+gpu.py       merges on a GPU, where there is one: a program of its own
 
-No module here is imported by safegraft, and none imports torch but in a child: the process that measures stays small.
+No module here is imported by safegraft. All but gpu.py leave torch to their children: the process that measures stays
+small.
 """

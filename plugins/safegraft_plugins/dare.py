@@ -56,10 +56,11 @@ class DareLinear(Sparsified):
         }
 
     def sparsify(self, vector: TaskVector, place: Place, choice: Draw, parameters: DareParameters) -> None:
-        numbers = uniform(place.seed, place.number, place.position, vector.delta.numel()).to(vector.delta.device)
-        keep(vector.delta, sign_bit_mask(numbers.sub_(choice.limit)))
+        delta = vector.delta
+        numbers = uniform(place.seed, place.number, place.position, delta.numel(), delta.device)
+        keep(delta, sign_bit_mask(numbers.sub_(choice.limit)))
         if choice.divisor != 1:
-            vector.delta.div_(choice.divisor)
+            delta.div_(choice.divisor)
 
     def compiled(self) -> "Compiled | None":
         if not is_available():

@@ -120,14 +120,14 @@ def row_factors(vector: TaskVector, place: Place, parameters: DellaLinearParamet
     turned = vector.delta.movedim(1, -1)
     ranked = ranks_to_columns(turned.reshape(-1, turned.shape[-1]))
     probabilities = keep_probabilities(own.density, own.epsilon, ranked.shape[1])
-    limits = torch.tensor([limit(one) for one in probabilities], dtype=torch.int32)
-    kept = sign_bit_mask(
-        uniform(place.seed, place.number, place.position, ranked.numel()).view(ranked.shape).sub_(limits)
-    )
-    values = torch.ones(len(limits))
+    device = ranked.device
+    limits = torch.tensor([limit(one) for one in probabilities], dtype=torch.int32, device=device)
+    numbers = uniform(place.seed, place.number, place.position, ranked.numel(), device)
+    kept = sign_bit_mask(numbers.view(ranked.shape).sub_(limits))
+    values = torch.ones(len(limits), device=device)
     if parameters.rescale == "probability":
-        values.div_(torch.tensor(probabilities))
-    by_rank = keep(values.expand(ranked.shape).clone(), kept).to(ranked.device)
+        values.div_(torch.tensor(probabilities, device=device))
+    by_rank = keep(values.expand(ranked.shape).clone(), kept)
     by_column = torch.empty_like(by_rank).scatter_(1, ranked, by_rank)
     return by_column.view(turned.shape).movedim(-1, 1)
 

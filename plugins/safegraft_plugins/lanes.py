@@ -19,7 +19,7 @@ def total(values: "torch.Tensor") -> float:
     """The sum of a flat float64 tensor. Not on a CPU it is the device's own, in another order."""
     import torch
 
-    if values.device.type != "cpu":
+    if values.device != torch.device("cpu"):
         return float(values.sum())
     groups = -(-len(values) // (LANES * ROWS))
     padded = torch.nn.functional.pad(values, (0, groups * LANES * ROWS - len(values)))

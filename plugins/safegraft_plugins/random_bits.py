@@ -26,7 +26,7 @@ GROUPS_AT_ONCE = 1 << 10  # whose words stay in the cache
 _LOW = 0xFFFFFFFF
 
 
-def uniform(seed: int, stream: int, position: int, count: int) -> "torch.Tensor":
+def uniform(seed: int, stream: int, position: int, count: int, device: "torch.device | None" = None) -> "torch.Tensor":
     """int32 [count], uniform in [0, 2^31): the numbers of elements `position`, `position + 1`, ...
 
     The key is the seed, of 64 bits; the counter is (number of the counter, of 64 bits; stream, of 32; 0).
@@ -34,6 +34,8 @@ def uniform(seed: int, stream: int, position: int, count: int) -> "torch.Tensor"
     import numpy as np
     import torch
 
+    if device not in (None, torch.device("cpu")):
+        return uniform_there(seed, stream, position, count, device)
     group, skipped = divmod(position, COUNTERS * WORDS)
     groups = -(-(skipped + count) // (COUNTERS * WORDS))
     numbers = np.empty((groups, WORDS, COUNTERS), np.int32)
@@ -46,6 +48,23 @@ def uniform(seed: int, stream: int, position: int, count: int) -> "torch.Tensor"
         for number, word in enumerate(words):
             part[:, number] = np.right_shift(word, np.uint64(1), out=word).reshape(-1, COUNTERS)
     return torch.as_tensor(numbers.reshape(-1)[skipped : skipped + count])
+
+
+def uniform_there(seed: int, stream: int, position: int, count: int, device: "torch.device") -> "torch.Tensor":
+    """`uniform`, computed on a device in int64, whose products and sums wrap around as unsigned ones do."""
+    import torch
+
+    group, skipped = divmod(position, COUNTERS * WORDS)
+    groups = -(-(skipped + count) // (COUNTERS * WORDS))
+    counters = torch.arange(group * COUNTERS, (group + groups) * COUNTERS, device=device)
+    a, b = counters & _LOW, counters >> 32 & _LOW
+    c, d = torch.full_like(counters, stream), torch.zeros_like(counters)
+    for number in range(ROUNDS):
+        k, l = ((key + number * step) & _LOW for key, step in zip((seed & _LOW, seed >> 32), KEY_STEPS, strict=True))  # noqa: E741
+        p, q = a * MULTIPLIERS[0], c * MULTIPLIERS[1]
+        a, b, c, d = (q >> 32 & _LOW) ^ b ^ k, q & _LOW, (p >> 32 & _LOW) ^ d ^ l, p & _LOW
+    words = torch.stack([word.view(groups, COUNTERS) for word in (a, b, c, d)], dim=1)
+    return (words >> 1).int().flatten()[skipped : skipped + count]
 
 
 def philox(counter: "Sequence[NDArray[np.uint64]]", seed: int, rounds: int = ROUNDS) -> "list[NDArray[np.uint64]]":

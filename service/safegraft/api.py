@@ -62,6 +62,7 @@ def merge(
     progress: "Callable[[Progress], None] | None" = None,
     cancelled: Callable[[], bool] | None = None,
     rank: int | None = None,
+    device: str = "cpu",
 ) -> "MergeResult":
     """Merge into the folder `out`, which appears when it is complete. A rerun continues.
 
@@ -72,8 +73,9 @@ def merge(
         threads: compute threads; default: the cores this process may use. Changes no byte.
         progress: called after every block.
         cancelled: asked after every block; once true, MergeCancelledError is raised.
+        device: "cpu", "cuda" or "cuda:N". A GPU's results may differ from a processor's in their last bit.
 
-    Raises RecipeError, InputError, OutputError, PluginError, MergeCancelledError.
+    Raises RecipeError, UsageError, InputError, OutputError, PluginError, MergeCancelledError.
     """
     from safegraft.engine.execute import never
     from safegraft.engine.folder import Progress, write_folder
@@ -81,6 +83,9 @@ def merge(
     asked = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     if is_adapter_recipe(asked):
         from safegraft.adapter.merge import merge_adapters
+
+        if device != "cpu":
+            raise UsageError("adapters alone are merged on the cpu")
 
         def show(done: int, total: int, tensor: str) -> None:
             if progress is not None:
@@ -100,12 +105,16 @@ def merge(
         raise UsageError("a rank is for recipes whose models are all adapters")
     planned = plan(asked, max_shard_size=max_shard_size)
     try:
-        return write_folder(planned, Path(out), threads=threads, progress=progress, cancelled=cancelled or never)
+        return write_folder(
+            planned, Path(out), threads=threads, device=device, progress=progress, cancelled=cancelled or never
+        )
     finally:
         planned.close()
 
 
-def open(recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE, threads: int | None = None) -> "MergedCheckpoint":
+def open(
+    recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE, threads: int | None = None, device: str = "cpu"
+) -> "MergedCheckpoint":
     """The merged checkpoint without writing it: `with safegraft.open(recipe) as merged: ...`
 
     `merged.files[name].read(start, stop)` gives bytes of its files, `merged.tensors` is a lazy mapping of
@@ -116,7 +125,7 @@ def open(recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE, threads: i
 
     planned = plan(recipe, max_shard_size=max_shard_size)
     try:
-        return MergedCheckpoint(planned, threads=threads, owns_plan=True)
+        return MergedCheckpoint(planned, threads=threads, device=device, owns_plan=True)
     except BaseException:
         planned.close()
         raise

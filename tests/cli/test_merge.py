@@ -66,3 +66,17 @@ def test_the_old_result_of_another_recipe_stays(cli: Cli, workplace: Path) -> No
     (workplace / "other.yml").write_text((workplace / "recipe.yml").read_text().replace("0.25", "0.5"))
     assert cli("merge", "other.yml", "--out", "merged").returncode == 1
     assert content(workplace / "merged") == before
+
+
+def test_a_device_that_is_not_there_is_told(cli: Cli, workplace: Path) -> None:
+    for command in (("merge", "recipe.yml", "--out", "merged"), ("serve", "--data", "data")):
+        done = cli(*command, "--device", "warp")
+        assert done.returncode == 2
+        assert "warp is not a device that can merge: choose cpu, cuda or cuda:N" in done.stderr
+    assert not (workplace / "merged").exists()
+
+
+def test_a_server_has_its_own_device(cli: Cli) -> None:
+    done = cli("merge", "recipe.yml", "--out", "merged", "--device", "cuda", "--server", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert "safegraft serve --device" in done.stderr

@@ -16,5 +16,5 @@ def drop(delta: "torch.Tensor", rate: float, seed: int, stream: int, position: i
     """
     if rate == 0:
         return delta
-    numbers = uniform(seed, stream, position, delta.numel()).to(delta.device).view(delta.shape)
+    numbers = uniform(seed, stream, position, delta.numel(), delta.device).view(delta.shape)
     return keep(delta, sign_bit_mask(numbers.sub_(limit(1 - rate)))).div_(1 - rate)

@@ -7,7 +7,13 @@ import click
 from click.core import ParameterSource
 
 from safegraft.cli.interrupt import CONTINUE, interruptible
-from safegraft.cli.options import json_option, max_shard_size_option, optional_remote_options, recipe_argument
+from safegraft.cli.options import (
+    device_option,
+    json_option,
+    max_shard_size_option,
+    optional_remote_options,
+    recipe_argument,
+)
 from safegraft.cli.outcome import Outcome, pulled
 from safegraft.cli.progress import meter
 from safegraft.cli.remote import connect, continuing
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Threads to compute with; changes no byte. Default: one a core.",
 )
+@device_option
 @max_shard_size_option
 @click.option(
     "--rank",
@@ -53,6 +60,7 @@ def merge(
     recipe: Path,
     out: Path,
     threads: int | None,
+    device: str,
     max_shard_size: int,
     rank: int | None,
     upload: bool,
@@ -77,8 +85,10 @@ def merge(
     if server is None:
         if upload or token_file:
             raise UsageError(f"{'--upload' if upload else '--token-file'} is for a server: add --server HOST:PORT")
-        outcome = _merge_here(recipe, out, threads, max_shard_size, rank)
+        outcome = _merge_here(recipe, out, threads, device, max_shard_size, rank)
     else:
+        if device != "cpu":
+            raise UsageError("--device is for merges here: a server computes where `safegraft serve --device` says")
         if rank:
             raise UsageError("--rank is for adapters, which are merged here: leave --server away")
         if upload:
@@ -88,7 +98,9 @@ def merge(
     outcome.show(as_json)
 
 
-def _merge_here(path: Path, out: Path, threads: int | None, max_shard_size: int, rank: int | None) -> Outcome:
+def _merge_here(
+    path: Path, out: Path, threads: int | None, device: str, max_shard_size: int, rank: int | None
+) -> Outcome:
     import safegraft
     from safegraft.api import is_adapter_recipe
     from safegraft.engine.folder import write_folder
@@ -97,6 +109,8 @@ def _merge_here(path: Path, out: Path, threads: int | None, max_shard_size: int,
     if is_adapter_recipe(recipe):
         if click.get_current_context().get_parameter_source("max_shard_size") is not ParameterSource.DEFAULT:
             raise UsageError("--max-shard-size is for models: an adapter has one file of weights")
+        if device != "cpu":
+            raise UsageError("--device is for models: adapters alone are merged on the cpu")
         return _merge_adapters(recipe, out, threads, rank)
     if rank:
         raise UsageError("--rank is for recipes whose models are all adapters")
@@ -109,6 +123,7 @@ def _merge_here(path: Path, out: Path, threads: int | None, max_shard_size: int,
                 planned,
                 out,
                 threads=threads,
+                device=device,
                 progress=lambda progress: show(progress.bytes_done, progress.bytes_total, progress.file),
                 cancelled=interrupt.requested,
             )

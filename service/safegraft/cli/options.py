@@ -39,6 +39,13 @@ id_argument = click.argument("id", metavar="ID", type=bare_id)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
 
+device_option = click.option(
+    "--device",
+    metavar="DEVICE",
+    default="cpu",
+    show_default=True,
+    help="Where to compute: cpu, cuda or cuda:N. A GPU may round a result's last bit differently.",
+)
 max_shard_size_option = click.option(
     "--max-shard-size",
     metavar="S",

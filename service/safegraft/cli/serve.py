@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from safegraft.cli.options import DEFAULT_SERVER, quota, token_file_option
+from safegraft.cli.options import DEFAULT_SERVER, device_option, quota, token_file_option
 from safegraft.cli.remote import read_token
 from safegraft.cli.terminal import say
 
@@ -48,6 +48,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     show_default=True,
     help="Merges computed at a time.",
 )
+@device_option
 @click.option(
     "--max-upload-bytes",
     metavar="S",
@@ -73,6 +74,7 @@ def serve(
     models: tuple[str, ...],
     sources: tuple[str, ...],
     workers: int,
+    device: str,
     max_upload_bytes: int,
     token_file: Path | None,
     insecure: bool,
@@ -93,6 +95,7 @@ def serve(
     """
     import logging
 
+    from safegraft.engine.execute import usable
     from safegraft.hub.card import render_card
     from safegraft.rpc.models import ModelRoot
     from safegraft.rpc.options import ServerOptions
@@ -104,6 +107,7 @@ def serve(
         models=tuple(ModelRoot.parse(root) for root in models),
         sources=sources,
         workers=workers,
+        device=usable(device),
         token=read_token(token_file),
         insecure=insecure,
         tls_cert=tls_cert,

@@ -29,8 +29,10 @@ from safegraft.methods.contract import MergeMethod
 if TYPE_CHECKING:  # torch is imported when it is first needed: machine code does without
     import torch
 
+    from safegraft.engine.device import Backend
     from safegraft.engine.kernel import Kernel
 
+ACCELERATOR_ELEMENTS = 1 << 22  # per cut that an accelerator merges: launching less costs more than computing it
 BLOCK_ELEMENTS = 1 << 17  # per cut that torch merges: inputs and result stay in the second-level cache
 STORED_BYTES = 1 << 20  # of the result, per cut that machine code merges: handing over a cut costs 0.1 ms
 COPY_BYTES = 1 << 20  # per cut of a tensor that is copied, and of headers
@@ -65,6 +67,7 @@ class MergedCheckpoint:
         block_elements: elements a cut; changes speed and memory, never a byte. Default: what suits the cache.
         compiled: use machine code where a method offers it; changes speed, never a byte. Default: unless the
             environment says SAFEGRAFT_COMPILED=0.
+        device: "cpu", "cuda" or "cuda:N". Results on a GPU may differ from a processor's in their last bit.
         owns_plan: close the plan too when this is closed.
 
     Close it (or use it as a context manager) to end its threads.
@@ -77,6 +80,7 @@ class MergedCheckpoint:
         threads: int | None = None,
         block_elements: int | None = None,
         compiled: bool | None = None,
+        device: str = "cpu",
         cache: Path | None = None,
         owns_plan: bool = False,
     ) -> None:
@@ -91,7 +95,9 @@ class MergedCheckpoint:
         self.block_elements = block_elements
         self.files: Mapping[str, VirtualFile] = {file.name: VirtualFile(self, file) for file in plan.files}
         self.tensors: Mapping[str, torch.Tensor] = MergedTensors(self)
-        self._compiled = CompiledMethods(plan, wanted=is_wanted() if compiled is None else compiled)
+        self._backend = _backend_of(device)
+        wanted = is_wanted() if compiled is None else compiled
+        self._compiled = CompiledMethods(plan, wanted=wanted and self._backend is None)
         self._kernels = threading.local()
         self._states = Once[Any](STATES_KEPT)
         self._preparation = Preparation(plan, cache)
@@ -171,12 +177,14 @@ class MergedCheckpoint:
         self._kernel().merge(task, known, cut.start, cut.stop, out)
 
     def _kernel(self) -> "Kernel":
+        from safegraft.engine.device import Accelerator
         from safegraft.engine.kernel import Kernel
 
         kernel: Kernel | None = self._kernels.__dict__.get("kernel")
         if kernel is None:
             _one_torch_thread.apply()
-            kernel = self._kernels.kernel = Kernel(self.plan, self._preparation.gathered)
+            place = None if self._backend is None else Accelerator(self._backend)
+            kernel = self._kernels.kernel = Kernel(self.plan, self._preparation.gathered, place)
         return kernel
 
     def _stored_kernel(self) -> StoredKernel:
@@ -235,7 +243,7 @@ class MergedCheckpoint:
             return COPY_BYTES // task.dtype.itemsize
         if self._compiled.of(task) is not None:
             return self.block_elements or STORED_BYTES // task.dtype.itemsize
-        elements = self.block_elements or BLOCK_ELEMENTS
+        elements = self.block_elements or (BLOCK_ELEMENTS if self._backend is None else ACCELERATOR_ELEMENTS)
         if self.plan.methods[task.method or ""].granularity == "row" and len(task.shape) > 1:
             row = max(1, task.elements // task.shape[0])
             return row * max(1, elements // row)
@@ -382,6 +390,20 @@ def _finish(
     cut, future = ahead.popleft()
     block = memoryview(future.result())
     return block[max(0, start - cut.offset) : max(0, min(stop - cut.offset, cut.size))]
+
+
+def usable(device: str) -> str:
+    """The name of a device that can compute. Raises UsageError for others."""
+    _backend_of(device)
+    return device
+
+
+def _backend_of(device: str) -> "Backend | None":
+    if device == "cpu":
+        return None
+    from safegraft.engine.device import backend_of
+
+    return backend_of(device)
 
 
 class _OneTorchThread:

@@ -43,13 +43,14 @@ def write_folder(
     out: Path,
     *,
     threads: int | None = None,
+    device: str = "cpu",
     cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancelled: Never = never,
 ) -> MergeResult:
     """Merge into `out`, which appears when everything is there. A rerun continues where one stopped.
 
-    threads, cache: see MergedCheckpoint.
+    threads, device, cache: see MergedCheckpoint.
 
     Raises OutputError (in the way, disk full), NonFiniteError, InputChangedError, MergeCancelledError.
     """
@@ -63,7 +64,7 @@ def write_folder(
         if not folder.complete:
             _require_space(plan, folder)
             try:
-                with MergedCheckpoint(plan, threads=threads, cache=cache) as merged:
+                with MergedCheckpoint(plan, threads=threads, device=device, cache=cache) as merged:
                     written = _Writer(plan, merged, folder, progress, cancelled).run()
                 _verify_inputs(plan)
             except InputChangedError:

@@ -14,10 +14,11 @@ import torch
 
 from safegraft.checkpoint.dtypes import FLOAT_NAMES
 from safegraft.checkpoint.types import TensorInfo
+from safegraft.engine.device import Place, Processor
 from safegraft.engine.rows import Piece
 from safegraft.engine.statistics import is_said, shown_model
-from safegraft.engine.task import REDUCTION_BLOCK, Contribution, Known, Plan, StatisticKey, TensorTask
-from safegraft.errors import NonFiniteError, PluginError, Problem, SafegraftError
+from safegraft.engine.task import Contribution, Known, Plan, StatisticKey, TensorTask
+from safegraft.errors import NonFiniteError, PluginError, Problem, SafegraftError, UsageError
 from safegraft.methods.contract import Context, Input, MergeMethod, Prepared, TensorView
 
 if TYPE_CHECKING:
@@ -30,25 +31,31 @@ Cutter = Callable[[int, int, int], Iterator[Piece]]  # contributor, start, stop 
 class _Buffers:
     """Scratch memory by purpose; grows to the largest cut and stays."""
 
+    device: torch.device
     held: dict[Any, torch.Tensor] = field(default_factory=dict[Any, torch.Tensor])
 
     def get(self, purpose: Any, elements: int, dtype: torch.dtype) -> torch.Tensor:
         have = self.held.get((purpose, dtype))
         if have is None or have.numel() < elements:
-            have = torch.empty(elements, dtype=dtype)
+            have = torch.empty(elements, dtype=dtype, device=self.device)
             self.held[purpose, dtype] = have
         return have[:elements]
 
 
 class Kernel:
-    """Computes cuts of a plan's tensors. `gathered`: the plan's statistics, where its methods need any."""
+    """Computes cuts of a plan's tensors.
 
-    def __init__(self, plan: Plan, gathered: "Mapping[StatisticKey, Gathered]") -> None:
+    gathered: the plan's statistics, where its methods need any. place: where; default: on this processor.
+    """
+
+    def __init__(self, plan: Plan, gathered: "Mapping[StatisticKey, Gathered]", place: Place | None = None) -> None:
         self.plan = plan
+        self.place = place or Processor()
         self.gathered = gathered
         self.replace_nonfinite = plan.recipe.on_nan == "host"
         self.cast = FLOAT_NAMES[plan.recipe.dtype] if plan.recipe.dtype else None
-        self._buffers = _Buffers()
+        self._buffers = _Buffers(self.place.device)
+        self._host_buffers = _Buffers(torch.device("cpu"))
 
     def convert(self, task: TensorTask, start: int, out: memoryview) -> None:
         """Fill `out` with the host's own elements from `start`, in the task's dtype, which is another than theirs."""
@@ -71,7 +78,7 @@ class Kernel:
             return
         # Shared rows keep the host's order: those of a cut lie side by side in the shared tensor.
         first, last = shared[0][0], shared[-1][0] + shared[-1][1]
-        merged = self._buffers.get("merged", last - first, target.dtype)
+        merged = self._host_buffers.get("merged", last - first, target.dtype)
         bad = self._merge_cut(task, task.rows.shared_cut, first, last, known, merged)
         self._lay_out(task, start, pieces, merged, first, bad, target)
 
@@ -79,13 +86,15 @@ class Kernel:
         """The whole merged tensor, flat, in the task's dtype. For methods that may not be cut."""
         whole = torch.empty(task.elements, dtype=task.dtype.torch)
         if task.rows is None:
-            bad = self._merge_cut(task, _one_piece, 0, task.elements, known, whole, scratch=_Buffers())
+            bad = self._merge_cut(task, _one_piece, 0, task.elements, known, whole, scratch=_Buffers(self.place.device))
             if bad is not None:
                 self._restore_host(task, 0, whole, bad)
             return whole
         elements = task.rows.shared_rows * task.rows.width
         merged = torch.empty(elements, dtype=task.dtype.torch)
-        bad = self._merge_cut(task, task.rows.shared_cut, 0, elements, known, merged, scratch=_Buffers())
+        bad = self._merge_cut(
+            task, task.rows.shared_cut, 0, elements, known, merged, scratch=_Buffers(self.place.device)
+        )
         pieces = list(task.rows.shared_of_host(0, task.elements))
         self._lay_out(task, 0, pieces, merged, 0, bad, whole)
         return whole
@@ -102,6 +111,19 @@ class Kernel:
     ) -> torch.Tensor | None:
         """Merge elements [start, stop) of what the method sees: the tensor, or of a vocabulary tensor the
         rows that are shared. Returns where, under `on_nan: host`, the host's values belong instead."""
+        with self.place.scope():
+            return self._merge_here(task, cutter, start, stop, known, target, scratch)
+
+    def _merge_here(
+        self,
+        task: TensorTask,
+        cutter: Cutter,
+        start: int,
+        stop: int,
+        known: Known,
+        target: torch.Tensor,
+        scratch: _Buffers | None,
+    ) -> torch.Tensor | None:
         inputs, base, bad = self._gather(task, cutter, start, stop, scratch)
         method = self._method(task)
         shape = self._cut_shape(task, method, stop - start)
@@ -111,7 +133,7 @@ class Kernel:
         if task.modifications:
             result = self._modify(task, cutter, start, stop, result, context, bad, scratch)
         self._store(task, result if bad is None else result.masked_fill(bad, 0), target)
-        return bad
+        return None if bad is None else bad.cpu()
 
     def _lay_out(
         self,
@@ -140,7 +162,10 @@ class Kernel:
         if type(method).prepare is MergeMethod.prepare:
             return None
         who = f"method {method.name}"
-        return self._guard(task, who, lambda: method.prepare(_View(self, task), task.parameters))
+        with self.place.scope():
+            state = self._guard(task, who, lambda: method.prepare(_View(self, task), task.parameters))
+            self.place.finish()
+        return state
 
     def survey(self, method: MergeMethod, states: Sequence[tuple[TensorTask, Any]]) -> Any:
         """What the method decides over all its tensors."""
@@ -206,27 +231,23 @@ class Kernel:
                 into = buffers.get((index, calibration.name), stop - start, torch.float32)
                 for piece in cutter(shown, start, stop):
                     assert piece.source is not None  # as for the tensor itself
-                    view = into[piece.at : piece.at + piece.count].numpy().data.cast("B")
-                    gathered.read_into(tensor, piece.source * into.element_size(), view)
+                    read = partial(gathered.read_into, tensor, piece.source * into.element_size())
+                    self.place.load(read, into.dtype, into.dtype, into[piece.at : piece.at + piece.count])
                 found[calibration.name] = into
             else:
-                found[calibration.name] = gathered.whole(tensor)
+                found[calibration.name] = gathered.whole(tensor).to(self.place.device)
         return found
 
     def _read(self, one: Contribution, piece: Piece, into: torch.Tensor) -> None:
         assert piece.source is not None  # of a vocabulary tensor, the rows that everybody has
         info = self._info(one)
-        cast = self.cast or info.dtype
-        if info.dtype.torch == into.dtype and cast is info.dtype:
-            view = into.numpy().data.cast("B")
-            self.plan.checkpoints[one.model].read_into(info, piece.source * info.dtype.itemsize, view)
-            return
-        raw = self._raw(one.model, info, piece.source, piece.count)
-        into.copy_(raw if cast is info.dtype else raw.to(cast.torch))
+        checkpoint = self.plan.checkpoints[one.model]
+        read = partial(checkpoint.read_into, info, piece.source * info.dtype.itemsize)
+        self.place.load(read, info.dtype.torch, (self.cast or info.dtype).torch, into)
 
     def _raw(self, model: str, info: TensorInfo, start: int, count: int) -> torch.Tensor:
         """Elements as stored, in a buffer that the next call overwrites."""
-        raw = self._buffers.get("raw", count * info.dtype.itemsize, torch.uint8)
+        raw = self._host_buffers.get("raw", count * info.dtype.itemsize, torch.uint8)
         view = raw.numpy().data
         self.plan.checkpoints[model].read_into(info, start * info.dtype.itemsize, view)
         return raw.view(info.dtype.torch)
@@ -296,14 +317,20 @@ class Kernel:
                 return call()
         except (SafegraftError, KeyboardInterrupt):
             raise
+        except torch.OutOfMemoryError as error:
+            raise UsageError(
+                f"{self.place.device} has too little memory for {who} on {task.name}: "
+                "use fewer --threads, or --device cpu"
+            ) from error
         except BaseException as error:  # a plugin may raise anything, SystemExit too; it is named, with its tensor
             raise PluginError(f"{who} failed on {task.name}: {type(error).__name__}: {error}") from error
 
     # -- writing --------------------------------------------------------------------------------
 
     def _store(self, task: TensorTask, result: torch.Tensor, target: torch.Tensor) -> None:
-        target.copy_(result)
-        if _is_finite(target):
+        rounded = self.place.round_into(result, target)
+        if _is_finite(rounded):
+            self.place.fetch(rounded, target)
             return
         if _is_finite(result):
             raise self._too_narrow(task)
@@ -354,8 +381,9 @@ class _View(TensorView):
         rows = self._task.rows
         elements = rows.shared_rows * rows.width if rows else self._task.elements
         cutter = rows.shared_cut if rows else _one_piece
-        for start in range(0, elements, REDUCTION_BLOCK):
-            stop = min(start + REDUCTION_BLOCK, elements)
+        step = self._kernel.place.reduction_block
+        for start in range(0, elements, step):
+            stop = min(start + step, elements)
             inputs, base, _ = self._kernel._gather(self._task, cutter, start, stop)  # pyright: ignore[reportPrivateUsage]
             yield inputs, base
 

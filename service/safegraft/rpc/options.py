@@ -28,6 +28,7 @@ class ServerOptions:
         data: folder for the database, results and uploads; made if need be. One server a folder.
         listen: HOST:PORT. Port 0: a free one, told to `ready`.
         models: folders whose models recipes may name.
+        device: where merges are computed: "cpu", "cuda" or "cuda:N".
         sources: names of plugins' checkpoint sources that recipes may read from; none unless named.
         workers: merges computed at the same time.
         readers: processes that compute bytes on demand for merges with RETENTION_NONE, one call each.
@@ -48,6 +49,7 @@ class ServerOptions:
     listen: str = DEFAULT_LISTEN
     models: tuple[ModelRoot, ...] = ()
     sources: tuple[str, ...] = ()
+    device: str = "cpu"
     workers: int = 1
     readers: int = 2
     token: str | None = None

@@ -102,7 +102,9 @@ async def _house(options: ServerOptions, data_id: str) -> AsyncGenerator[House]:
     models = Models(options.models, blobs if options.max_upload_bytes else None)
     store = JobStore(options.database, data_id) if options.database else JobStore.in_folder(options.data, data_id)
     changes = Changes()
-    lean = WorkerSettings(models, options.data, options.card, preload=False, sources=options.sources)
+    lean = WorkerSettings(
+        models, options.data, options.card, preload=False, sources=options.sources, device=options.device
+    )
     heavy = replace(lean, preload=True)
     idle: list[Worker] = []
     merges = WorkerPool(heavy, options.workers, idle)

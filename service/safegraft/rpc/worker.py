@@ -58,6 +58,7 @@ class WorkerSettings:
     """What a worker is started with.
 
     preload: import torch before the first task asks for it. sources: of plugins, that recipes may read models from.
+    device: where to compute.
     """
 
     models: Models
@@ -65,6 +66,7 @@ class WorkerSettings:
     card: Card | None
     preload: bool
     sources: tuple[str, ...] = ()
+    device: str = "cpu"
 
 
 def main(connection: Connection, ring: str, settings: WorkerSettings) -> None:
@@ -253,6 +255,7 @@ class _Work:
                     plan,
                     out,
                     threads=order.threads or None,
+                    device=self._settings.device,
                     cache=self._cache,
                     progress=progress,
                     cancelled=self._inbox.cancelled,
@@ -317,7 +320,8 @@ class _Work:
         if self._open is None or self._open[0] != order:
             self.rest()
             plan = self._plan_again(order)
-            self._open = order, plan, MergedCheckpoint(plan, threads=order.threads or None, cache=self._cache)
+            threads, device = order.threads or None, self._settings.device
+            self._open = order, plan, MergedCheckpoint(plan, threads=threads, device=device, cache=self._cache)
         return self._open[1:]
 
     def _presentable(self, error: SafegraftError) -> SafegraftError:
