@@ -7,8 +7,9 @@ to the k. Where they are too many to be held, it counts their lower 16 bits, and
 
 import sys
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from safegraft_plugins.float_bits import MAGNITUDE, magnitude, sign_bit_mask
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 LOW_BITS = 16
 LOW = (1 << LOW_BITS) - 1
 HIGH_DIGITS = (MAGNITUDE >> LOW_BITS) + 1
-HELD = 1 << 22  # elements that may be gathered at a time: ten bytes each
+HELD = 1 << 22  # elements that may be gathered at a time: six bytes each
 
 
 class Block(ABC):
@@ -38,7 +39,7 @@ class Block(ABC):
         """Add how often each value of the lower bits occurs below this digit, [LOW + 1]."""
 
     @abstractmethod
-    def gather(self, digit: int, lower: "NDArray[np.uint16]", positions: "NDArray[np.int64]") -> int:
+    def gather(self, digit: int, lower: "NDArray[np.uint16]", positions: "NDArray[np.uint32]") -> int:
         """Lower bits and positions in the block of the elements with this digit, in order; returns their number.
 
         The arrays have one place more than is needed."""
@@ -68,7 +69,7 @@ class TensorBlock(Block):
         lower = magnitudes[magnitudes >> LOW_BITS == digit].bitwise_and_(LOW)
         counts += torch.bincount(lower, minlength=LOW + 1).cpu().numpy()
 
-    def gather(self, digit: int, lower: "NDArray[np.uint16]", positions: "NDArray[np.int64]") -> int:
+    def gather(self, digit: int, lower: "NDArray[np.uint16]", positions: "NDArray[np.uint32]") -> int:
         magnitudes = magnitude(self._tensor)
         (places,) = (magnitudes >> LOW_BITS == digit).nonzero(as_tuple=True)
         lower[: len(places)] = magnitudes[places].bitwise_and_(LOW).cpu().numpy()
@@ -178,13 +179,13 @@ class _Gathered:
     """The elements of a tensor that share their upper bits, in order."""
 
     lower: "NDArray[np.uint16]"
-    positions: "NDArray[np.int64]"  # in the whole tensor
+    positions: "NDArray[np.uint32]"  # in their blocks
     count: int = 0
+    blocks: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # count before a block, its start
 
     def add(self, block: Block, digit: int, start: int) -> None:
-        more = block.gather(digit, self.lower[self.count :], self.positions[self.count :])
-        self.positions[self.count : self.count + more] += start
-        self.count += more
+        self.blocks.append((self.count, start))
+        self.count += block.gather(digit, self.lower[self.count :], self.positions[self.count :])
 
     def counts(self) -> "NDArray[np.int64]":
         import numpy as np
@@ -192,10 +193,12 @@ class _Gathered:
         return np.bincount(self.lower[: self.count], minlength=LOW + 1)
 
     def place(self, low: int, rank: int) -> int:
-        """Where the element of this rank lies among those whose lower bits are `low`."""
+        """Where in the whole tensor the element of this rank lies among those whose lower bits are `low`."""
         import numpy as np
 
-        return int(self.positions[np.flatnonzero(self.lower[: self.count] == low)[rank - 1]])
+        at = int(np.flatnonzero(self.lower[: self.count] == low)[rank - 1])
+        _, start = self.blocks[bisect_right(self.blocks, at, key=lambda block: block[0]) - 1]
+        return start + int(self.positions[at])
 
 
 def _divide(sizes: Mapping[Key, int]) -> tuple[dict[Key, int], list[Key]]:
@@ -224,7 +227,7 @@ def _look_below(
     import numpy as np
 
     gathered = {
-        key: _Gathered(np.empty(size + 1, np.uint16), np.empty(size + 1, np.int64)) for key, size in few.items()
+        key: _Gathered(np.empty(size + 1, np.uint16), np.empty(size + 1, np.uint32)) for key, size in few.items()
     }
     counts = {key: np.zeros(LOW + 1, np.int64) for key in many}
     position = 0

@@ -19,6 +19,7 @@ from safegraft.errors import NonFiniteError, PluginError
 from safegraft.methods.compiled import Compiled, DeclinedError
 from safegraft.methods.registry import Registry
 from safegraft.testing import llama_config, tiny_llm, tiny_lvlm, write_checkpoint
+from safegraft_plugins import magnitude
 from safegraft_plugins.random_bits import uniform
 
 numba = pytest.importorskip("numba")
@@ -153,6 +154,16 @@ def test_the_same_bits(models: Models, refused: list[str], case: str, types: str
     recipe = recipe_of(case, models(*TYPES[types][: len(CASES[case][1]) + CASES[case][3]]))
     assert merged_bytes(recipe, compiled=True) == merged_bytes(recipe, compiled=False)
     assert bool(refused) == (case in ("multislerp, a base", "model stock, filter-wise"))
+
+
+@pytest.mark.parametrize("case", ["ties", "breadcrumbs_ties"])
+def test_thresholds_with_too_many_elements_near_them(
+    models: Models, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    recipe = recipe_of(case, models(*(torch.bfloat16,) * 4)[: len(CASES[case][1]) + 1])
+    held = merged_bytes(recipe, compiled=True)
+    monkeypatch.setattr(magnitude, "HELD", 0)
+    assert merged_bytes(recipe, compiled=True) == held
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "slerp", "dare_ties"])

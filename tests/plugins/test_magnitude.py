@@ -4,12 +4,14 @@ import itertools
 import random
 import struct
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from safegraft_plugins import magnitude as magnitude_module
 from safegraft_plugins.float_bits import magnitude
 from safegraft_plugins.magnitude import EVERYTHING, NOTHING, Largest, belongs, largest, thresholds
 
@@ -32,12 +34,14 @@ def kept(tensor: torch.Tensor, count: int, block: int) -> list[int]:
 
 
 @FIXED
-@given(st.lists(values, min_size=1, max_size=40), st.floats(0, 1), st.integers(1, 9))
-def test_agrees_with_a_stable_sort(numbers: list[float], share: float, block: int) -> None:
+@given(st.lists(values, min_size=1, max_size=40), st.floats(0, 1), st.integers(1, 9), st.sampled_from([0, 3, 99]))
+def test_agrees_with_a_stable_sort(numbers: list[float], share: float, block: int, held: int) -> None:
+    """Whether or not the elements near the threshold can be held in memory."""
     tensor = torch.tensor(numbers)
     count = round(share * len(numbers))
     expected = sorted(range(len(numbers)), key=lambda at: (-abs(float(tensor[at])), at))[:count]
-    assert kept(tensor, count, block) == sorted(expected)
+    with patch.object(magnitude_module, "HELD", held):
+        assert kept(tensor, count, block) == sorted(expected)
 
 
 def test_by_hand() -> None:

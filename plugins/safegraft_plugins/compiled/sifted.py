@@ -134,7 +134,7 @@ class StoredBlock(Block):
     def count_lower(self, digit: int, counts: "NDArray[np.int64]") -> None:
         largest.count_lower(self._stored, self._base, np.uint32(digit), counts)
 
-    def gather(self, digit: int, lower: "NDArray[np.uint16]", positions: "NDArray[np.int64]") -> int:
+    def gather(self, digit: int, lower: "NDArray[np.uint16]", positions: "NDArray[np.uint32]") -> int:
         return largest.gather(self._stored, self._base, np.uint32(digit), lower, positions)
 
     def equal(self, bits: int) -> "NDArray[np.int64]":
