@@ -11,20 +11,17 @@ import json
 import os
 import shutil
 import stat
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from safegraft.engine.hashing import ThreadedSha256
 from safegraft.errors import OutputError, output_errors
 
 JOURNAL = ".journal.json"
 MANIFEST = "safegraft.json"
 REHASH_CHUNK = 1 << 20
-HASHED_AT_ONCE = 1 << 16  # bytes: less is not worth another thread
-HASHED_LATER = 8  # blocks that may wait for the digest
 FLUSHED_BYTES = 32 << 20
 
 
@@ -200,39 +197,6 @@ class StagedFolder:
         self.resumed = bool(self.finished) or any(self.partial.rglob("*.part"))
 
 
-class _Digest:
-    """The sha256 of what is appended, computed in a thread of its own: it takes longer than writing.
-
-    At most HASHED_LATER blocks wait. They must not change any more.
-    """
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._thread: ThreadPoolExecutor | None = None
-        self._waiting: deque[Future[None]] = deque()
-
-    def update(self, data: bytes | memoryview) -> None:
-        if len(data) < HASHED_AT_ONCE and not self._waiting:
-            self._hash.update(data)
-            return
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="safegraft-sha256")
-        self._waiting.append(self._thread.submit(self._hash.update, data))
-        while len(self._waiting) > HASHED_LATER:
-            self._waiting.popleft().result()
-
-    def hexdigest(self) -> str:
-        while self._waiting:
-            self._waiting.popleft().result()
-        return self._hash.hexdigest()
-
-    def close(self) -> None:
-        """End the thread. What waits is not computed any more."""
-        self._waiting.clear()
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
-
-
 class StagedFile:
     """One file being written. Append, then `finish`; leaving without `finish` keeps the part."""
 
@@ -243,7 +207,7 @@ class StagedFile:
         self.target = folder.partial / name
         self.part = folder.partial / f"{name}.part"
         self.offset = 0  # bytes that are there: where to continue
-        self._hash = _Digest()
+        self._hash = ThreadedSha256()
         self._flushed = 0
         with output_errors(self.target):
             self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +253,7 @@ class StagedFile:
             os.ftruncate(self._fd, 0)
             os.lseek(self._fd, 0, os.SEEK_SET)
         self._hash.close()
-        self._hash = _Digest()
+        self._hash = ThreadedSha256()
         self.offset = self._flushed = 0
 
     @property

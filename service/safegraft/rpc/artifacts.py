@@ -42,7 +42,7 @@ class ArtifactServicer(ArtifactServiceServicer):
     async def ReadFile(
         self,
         request: pb.ReadFileRequest,
-        context: "grpc.aio.ServicerContext[pb.ReadFileRequest, pb.ReadFileResponse]",
+        context: "grpc.aio.ServicerContext[pb.ReadFileRequest, pb.ReadFileResponse | bytes]",
     ) -> None:
         await FileReader(self._house, context.write).read(request)
 
@@ -127,17 +127,18 @@ class ArtifactServicer(ArtifactServiceServicer):
     async def _append(self, incoming: IncomingBlob, request: pb.WriteBlobRequest) -> None:
         if request.offset != incoming.committed:
             raise UsageError(Problem("offset", f"must be {incoming.committed}, without a gap, not {request.offset}"))
-        if len(request.data) > MAX_WRITE_BYTES:
-            raise UsageError(Problem("data", f"is longer than {MAX_WRITE_BYTES} bytes"))
         await asyncio.to_thread(_check_and_append, incoming, request)
 
 
 def _check_and_append(incoming: IncomingBlob, request: pb.WriteBlobRequest) -> None:
-    if crc32c(request.data) != request.crc32c:
+    data = request.data  # each look at it makes a copy
+    if len(data) > MAX_WRITE_BYTES:
+        raise UsageError(Problem("data", f"is longer than {MAX_WRITE_BYTES} bytes"))
+    if crc32c(data) != request.crc32c:
         raise DataCorruptedError(
             f"the chunk at offset {request.offset} does not match its crc32c; send it again from the committed size"
         )
-    incoming.append(request.data)
+    incoming.append(data)
 
 
 def _token(index: int) -> str:

@@ -8,7 +8,6 @@ Blocking code: the server calls it in threads, workers directly. Knows no gRPC.
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from safegraft.engine.hashing import ThreadedSha256
 from safegraft.errors import CheckpointError, DataCorruptedError, OutputError, Problem, UsageError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -229,7 +229,7 @@ class IncomingBlob:
     def __init__(self, partial: Path, target: Path, blob: Blob) -> None:
         self.committed = 0
         self._partial, self._target, self._blob = partial, target, blob
-        self._hash = hashlib.sha256()
+        self._hash = ThreadedSha256()
         self._file: BinaryIO | None = None
         self._lock = threading.Lock()
 
@@ -269,6 +269,7 @@ class IncomingBlob:
 
     def close(self) -> None:
         with self._lock:
+            self._hash.close()
             if self._file is not None:
                 self._file.close()
 

@@ -13,7 +13,7 @@ from safegraft.errors import OutputError, Problem, UsageError
 from safegraft.rpc import requests
 from safegraft.rpc.house import House
 from safegraft.rpc.job import Job, JobProgress, JobState, PlanSummary, now
-from safegraft.rpc.messages import Planned, PlanTask
+from safegraft.rpc.messages import Order, Planned, PlanTask
 from safegraft.rpc.options import cores
 from safegraft.v1 import merge_service_pb2 as pb
 
@@ -21,9 +21,19 @@ _MAX_FILES = 10_000  # of a merge: their list must fit a message
 _RESERVE_BYTES = 64 << 20  # disk space that no merge may count on
 
 
-async def plan_recipe(house: House, recipe: str, max_shard_size: int) -> Planned:
-    """Plan in a worker. Raises what make_plan raises, and UsageError for a result of absurdly many files."""
-    planned = await house.plans.run(PlanTask(recipe, max_shard_size))
+async def plan_recipe(house: House, recipe: str, max_shard_size: int, threads: int | None = None) -> Planned:
+    """Plan in a worker; if `threads` says how it will be merged, best in one that can go on with that.
+
+    Raises what make_plan raises, and UsageError for a result of absurdly many files.
+    """
+    if threads is not None and house.reads.has_idle:
+        async with house.reads.lease() as worker:
+            await worker.assign(PlanTask(recipe, max_shard_size, keep=True))
+            planned = await worker.receive()
+            assert isinstance(planned, Planned)
+            worker.affinity = Order(recipe, max_shard_size, threads, planned.document["digest"], planned.modified)
+    else:
+        planned = await house.plans.run(PlanTask(recipe, max_shard_size))
     assert isinstance(planned, Planned)
     count = len(planned.document["files"])
     if count > _MAX_FILES:
@@ -47,7 +57,7 @@ async def prepare(house: House, request: pb.CreateMergeRequest) -> Job:
         known = await asyncio.to_thread(house.store.find_request, request_id, fingerprint)
         if known is not None:
             return known
-    planned = await plan_recipe(house, recipe, shard_size)
+    planned = await plan_recipe(house, recipe, shard_size, None if request.validate_only else threads)
     created = now()
     plan = _summary(planned)
     job = Job(

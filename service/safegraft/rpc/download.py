@@ -1,12 +1,12 @@
 """Reading a merge's files over connections that break: bytes in order, each chunk and each file verified."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safegraft.engine.hashing import ThreadedSha256
 from safegraft.engine.staging import MANIFEST, FileDigest, StagedFile, StagedFolder
 from safegraft.errors import DataCorruptedError, OutputError, ServerError, ServerUnavailableError
 from safegraft.rpc.checksum import crc32c
@@ -51,27 +51,27 @@ class Download:
         limit = 0 if self._stop is None else self._stop - self._position
         request = pb.ReadFileRequest(name=f"merges/{self._id}", file=self._file, offset=self._position, limit=limit)
         for frame in self._connection.stream(self._connection.artifacts.ReadFile, request):
-            if frame.data:
-                self._check(frame)
-                self._position += len(frame.data)
-                yield frame.data
+            if data := frame.data:  # each look at it makes a copy
+                self._check(frame, data)
+                self._position += len(data)
+                yield data
             self.sha256 = frame.sha256
 
-    def _check(self, frame: pb.ReadFileResponse) -> None:
+    def _check(self, frame: pb.ReadFileResponse, data: bytes) -> None:
         if frame.offset != self._position:
             raise ServerError(f"{self._file}: byte {self._position} was due and the server sent byte {frame.offset}")
-        if crc32c(frame.data) != frame.crc32c:
+        if crc32c(data) != frame.crc32c:
             raise DataCorruptedError(f"{self._file}: the chunk at byte {frame.offset} does not match its checksum")
 
 
 def read_verified(download: Download, file: str) -> Iterator[bytes]:
     """A whole file, verified at its end. Raises DataCorruptedError after the last byte when it is another one."""
-    whole = hashlib.sha256()
-    for data in download:
-        whole.update(data)
-        yield data
-    if download.sha256 and whole.hexdigest() != download.sha256:
-        raise DataCorruptedError(f"{file}: its SHA-256 is {whole.hexdigest()}, the server says {download.sha256}")
+    with ThreadedSha256() as whole:
+        for data in download:
+            whole.update(data)
+            yield data
+        if download.sha256 and whole.hexdigest() != download.sha256:
+            raise DataCorruptedError(f"{file}: its SHA-256 is {whole.hexdigest()}, the server says {download.sha256}")
 
 
 class Pull:

@@ -124,7 +124,11 @@ def _behaviour(handler: Handler) -> Around:
 
 
 def _wrapped(handler: Handler, behaviour: Around) -> Handler:
-    """A handler of the same kind with another behaviour."""
+    """A handler of the same kind with another behaviour, whose answers may come encoded."""
+
+    def serialize(answer: Any) -> bytes:
+        return answer if isinstance(answer, bytes) else answer.SerializeToString()
+
     match handler.request_streaming, handler.response_streaming:
         case False, False:
             make = grpc.unary_unary_rpc_method_handler
@@ -134,4 +138,4 @@ def _wrapped(handler: Handler, behaviour: Around) -> Handler:
             make = grpc.stream_unary_rpc_method_handler
         case _:
             make = grpc.stream_stream_rpc_method_handler
-    return make(behaviour, handler.request_deserializer, handler.response_serializer)
+    return make(behaviour, handler.request_deserializer, serialize)

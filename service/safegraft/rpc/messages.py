@@ -21,10 +21,11 @@ class ListMethodsTask:
 
 @dataclass(frozen=True, slots=True)
 class PlanTask:
-    """Plan a recipe. Answered with Planned."""
+    """Plan a recipe. Answered with Planned. keep: the plan, for an Order of it."""
 
     recipe: str
     max_shard_size: int
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.busy = False
+        self.proven = False
         self.affinity: object = None  # what it did last, for the pool
         self._broken = False
         self._number = 0
@@ -79,6 +80,7 @@ class Worker:
             self.busy = False
             raise answer.error
         self.busy = isinstance(answer, Progressed | bytes)
+        self.proven = True
         return answer
 
     async def cancel(self) -> None:
@@ -171,6 +173,11 @@ class WorkerPool:
         """Have one worker ready, so that the first task need not wait for a process to start."""
         async with self.lease() as worker:
             await worker.start()
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a worker is at hand that need not be waited for: one that has done something, and so has started."""
+        return not self._slots.locked() and any(one.ready and one.proven for one in self._idle)
 
     @contextlib.asynccontextmanager
     async def lease(self, affinity: object = None, patience: float | None = None) -> AsyncGenerator[Worker]:

@@ -1,13 +1,16 @@
 """ReadFile: a range of a file's bytes, from disk while they are being written, or computed for the call."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from safegraft.errors import MergeCancelledError, NotFoundError, SafegraftError, ServerError
 from safegraft.rpc import kept_files, requests
 from safegraft.rpc.changes import wait
-from safegraft.rpc.checksum import crc32c
+from safegraft.rpc.frames import encode
 from safegraft.rpc.house import House
 from safegraft.rpc.job import Job, JobState
 from safegraft.rpc.messages import ReadDone, ReadTask
@@ -18,16 +21,18 @@ from safegraft.v1 import artifact_service_pb2 as pb
 
 CHUNK_BYTES = SLOT_BYTES  # of a message
 _BATCH_BYTES = 8 * CHUNK_BYTES  # read from disk in one go, to spare changes of thread
-_FIRST_POLL, _LONGEST_POLL = 0.01, 0.25  # seconds to wait for a file to grow
+_FIRST_POLL, _LONGEST_POLL = 0.005, 0.25  # seconds to wait for a file to grow ...
+_SLOWER = 1.3  # ... each time longer by this factor
 _PATIENCE_SECONDS = 30.0  # for a worker that computes on demand
 
-Found = TypeVar("Found", list[pb.ReadFileResponse], dict[str, str])
+Found = TypeVar("Found", "list[Frame]", dict[str, str])
+Item = TypeVar("Item")
 
 
 class FileReader:
     """One ReadFile call."""
 
-    def __init__(self, house: House, send: Callable[[pb.ReadFileResponse], Awaitable[None]]) -> None:
+    def __init__(self, house: House, send: Callable[[pb.ReadFileResponse | bytes], Awaitable[None]]) -> None:
         self._house, self._send = house, send
 
     async def read(self, request: pb.ReadFileRequest) -> None:
@@ -52,13 +57,20 @@ class FileReader:
         """Send what is on disk, and what is added to it, until the range is complete."""
         out = self._house.runner.files(job.id)
 
-        def frames() -> list[pb.ReadFileResponse]:
-            return list(_frames(kept_files.read(out, file, start, min(stop, start + _BATCH_BYTES), CHUNK_BYTES), start))
+        def frames(start: int) -> list[Frame]:
+            chunks = kept_files.read(out, file, start, min(stop, start + _BATCH_BYTES), CHUNK_BYTES)
+            return list(_frames(chunks, start))
 
-        while start < stop:
-            for frame in await self._when_there(job, frames):
-                await self._send(frame)
-                start += len(frame.data)
+        async def batches() -> AsyncGenerator[list[Frame]]:
+            at = start
+            while at < stop:
+                yield (batch := await self._when_there(job, partial(frames, at)))
+                at += sum(frame.size for frame in batch)
+
+        async with contextlib.aclosing(_one_ahead(batches())) as ready:
+            async for batch in ready:
+                for frame in batch:
+                    await self._send(frame.message)
 
     async def _digests_on_disk(self, job: Job, file: str) -> dict[str, str]:
         """The digests of finished files, once `file` is one of them: its last byte is there a little earlier."""
@@ -77,39 +89,83 @@ class FileReader:
             self._house.refuse_when_stopping()
             change = self._house.changes.next(job.id)
             now = await self._house.job(job.id)  # before looking: a merge that has succeeded by now has all its bytes
-            if found := await asyncio.to_thread(look):
-                return found
-            if now.state.final:
-                raise _ending(now)
-            await wait(change, pause)
-            pause = min(2 * pause, _LONGEST_POLL)
+            while not change.is_set():
+                if found := await asyncio.to_thread(look):
+                    return found
+                if now.state.final:
+                    raise _ending(now)
+                if await wait(change, pause):
+                    break
+                pause = min(_SLOWER * pause, _LONGEST_POLL)
 
     async def _compute(self, job: Job, file: str, start: int, stop: int) -> Mapping[str, str]:
         """Send the range as a worker computes it; the digests known afterwards."""
         order = order_of(job)
         async with self._house.reads.lease(order, _PATIENCE_SECONDS) as worker:
             await worker.assign(ReadTask(order, file, start, stop, job.digests))
-            while True:
-                self._house.refuse_when_stopping()
-                answer = await worker.receive()
-                if isinstance(answer, bytes):
-                    await self._send(_frame(answer, start))
-                    start += len(answer)
-                elif isinstance(answer, ReadDone):
-                    break
-        if answer.digests.items() <= job.digests.items():
+            done: ReadDone | None = None
+
+            async def frames() -> AsyncGenerator[Frame]:
+                nonlocal done
+                at = start
+                while done is None:
+                    self._house.refuse_when_stopping()
+                    answer = await worker.receive()
+                    if isinstance(answer, bytes):
+                        yield await asyncio.to_thread(_frame, answer, at)
+                        at += len(answer)
+                    elif isinstance(answer, ReadDone):
+                        done = answer
+
+            async with contextlib.aclosing(_one_ahead(frames())) as ready:
+                async for frame in ready:
+                    await self._send(frame.message)
+        assert done is not None  # the last answer
+        return await self._learn(job, done.digests)
+
+    async def _learn(self, job: Job, digests: Mapping[str, str]) -> Mapping[str, str]:
+        """Keep what is known of a merge's files by now."""
+        if digests.items() <= job.digests.items():
             return job.digests
-        return (await asyncio.to_thread(self._house.store.update, job.id, digests=answer.digests)).digests
+        return (await asyncio.to_thread(self._house.store.update, job.id, digests=dict(digests))).digests
 
 
-def _frames(chunks: Iterable[bytes], offset: int) -> Iterator[pb.ReadFileResponse]:
+async def _one_ahead(items: AsyncGenerator[Item]) -> AsyncGenerator[Item]:
+    """The same items; while one is being used, the next is made."""
+
+    async def following() -> Item | None:
+        return await anext(items, None)
+
+    try:
+        coming = asyncio.create_task(following())
+        try:
+            while (item := await coming) is not None:
+                coming = asyncio.create_task(following())
+                yield item
+        finally:
+            coming.cancel()
+            with contextlib.suppress(asyncio.CancelledError, SafegraftError):
+                await coming
+    finally:
+        await items.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An encoded answer, and how many bytes of the file it carries."""
+
+    message: bytes
+    size: int
+
+
+def _frames(chunks: Iterable[bytes], offset: int) -> Iterator[Frame]:
     for chunk in chunks:
         yield _frame(chunk, offset)
         offset += len(chunk)
 
 
-def _frame(chunk: bytes, offset: int) -> pb.ReadFileResponse:
-    return pb.ReadFileResponse(offset=offset, data=chunk, crc32c=crc32c(chunk))
+def _frame(chunk: bytes, offset: int) -> Frame:
+    return Frame(encode(chunk, offset), len(chunk))
 
 
 def _ending(job: Job) -> SafegraftError:

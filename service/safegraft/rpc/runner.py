@@ -138,7 +138,7 @@ class MergeRunner:
         """Give the merge to a worker. True if the worker died and another should go on."""
         job = await asyncio.to_thread(self._store.get, id)
         try:
-            async with self._pool.lease() as worker:
+            async with self._pool.lease(order_of(job)) as worker:
                 await self._update(id, state=JobState.RUNNING)
                 run.worker = worker
                 await self._write(job, run, worker)

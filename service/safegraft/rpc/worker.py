@@ -4,6 +4,7 @@ Everything that reads a model or runs a plugin happens here, so that a crash end
 no gRPC and no database. When the server is gone the worker stops too.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -19,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safegraft.engine.hashing import ThreadedSha256
 from safegraft.engine.plan import Card, make_plan
 from safegraft.engine.staging import FileDigest
 from safegraft.engine.task import Plan
@@ -149,7 +151,8 @@ class _Inbox:
 
 
 class _Work:
-    """Does tasks. Keeps the last merge open that bytes were read from: the next file is likely of the same."""
+    """Does tasks. Keeps the last merge open that bytes were read from: the next file is likely of the same. Keeps the
+    last plan: its merge is likely to be computed next."""
 
     def __init__(self, connection: Connection, inbox: _Inbox, ring: Ring, settings: WorkerSettings) -> None:
         self._connection = connection
@@ -159,6 +162,7 @@ class _Work:
         self._cache = settings.data / "calibration"  # statistics of models at work
         self._registry: Registry | None = None
         self._open: tuple[Order, Plan, MergedCheckpoint] | None = None
+        self._planned: tuple[str, int, Plan] | None = None  # from which recipe and shard size
         places = [*((root.path, root.name) for root in settings.models.roots), (settings.data, "DATA")]
         self._paths = [(str(path), name) for path, name in places if path != Path("/")]
 
@@ -170,7 +174,14 @@ class _Work:
         self._ring.close()
 
     def rest(self) -> None:
-        """Let go of the merge that is open, and so of its inputs' files."""
+        """Let go of the merge that is open and of the last plan, and so of their inputs' files."""
+        self._close_open()
+        if self._planned is not None:
+            _, _, plan = self._planned
+            self._planned = None
+            plan.close()
+
+    def _close_open(self) -> None:
         if self._open is not None:
             _, plan, merged = self._open
             self._open = None
@@ -183,8 +194,8 @@ class _Work:
             match task:
                 case messages.ListMethodsTask():
                     return messages.MethodsListed(catalogue(self._methods()))
-                case messages.PlanTask(recipe, max_shard_size):
-                    return self._describe(recipe, max_shard_size)
+                case messages.PlanTask(recipe, max_shard_size, keep):
+                    return self._describe(recipe, max_shard_size, keep)
                 case messages.WriteTask(order, out):
                     return self._write(order, out)
                 case messages.ReadTask():
@@ -224,6 +235,8 @@ class _Work:
 
     def _plan_again(self, order: Order) -> Plan:
         """The plan of a stored merge, which must be what it was when the merge was created."""
+        if (kept := self._kept_plan(order)) is not None:
+            return kept
         plan = self._plan(order.recipe, order.max_shard_size)
         if plan.digest != order.digest:
             plan.close()
@@ -236,13 +249,36 @@ class _Work:
             raise InputChangedError("an input was modified after the merge was created; create the merge again")
         return plan
 
-    def _describe(self, recipe: str, max_shard_size: int) -> messages.Planned:
+    def _kept_plan(self, order: Order) -> Plan | None:
+        """The plan that was made here just now, if it is this one and nothing has changed since."""
+        if self._planned is None:
+            return None
+        recipe, max_shard_size, plan = self._planned
+        self._planned = None
+        if (recipe, max_shard_size, plan.digest) == (order.recipe, order.max_shard_size, order.digest):
+            with contextlib.suppress(InputChangedError):  # then planning again will tell
+                for checkpoint in plan.checkpoints.values():
+                    checkpoint.verify_unchanged()
+                if _modified(plan) == order.modified:
+                    return plan
+        plan.close()
+        return None
+
+    def _describe(self, recipe: str, max_shard_size: int, keep: bool) -> messages.Planned:
+        if keep:
+            self.rest()
         plan = self._plan(recipe, max_shard_size)
         try:
             uploads = [digest for reference in plan.checkpoints for digest in uploads_in(reference)]
-            return messages.Planned(plan.to_dict(), tuple(uploads), _modified(plan))
-        finally:
+            planned = messages.Planned(plan.to_dict(), tuple(uploads), _modified(plan))
+        except BaseException:
             plan.close()
+            raise
+        if keep:
+            self._planned = recipe, max_shard_size, plan
+        else:
+            plan.close()
+        return planned
 
     def _write(self, order: Order, out: Path) -> messages.Written:
         from safegraft.engine.folder import write_folder
@@ -289,20 +325,20 @@ class _Work:
 
     def _hand_over(self, blocks: Iterable[memoryview]) -> str:
         """Pass bytes to the server in full slots; returns their sha256."""
-        whole = hashlib.sha256()
-        slot, filled = self._inbox.free_slot(), 0
-        for block in blocks:
-            whole.update(block)
-            while block:
-                part, block = block[: SLOT_BYTES - filled], block[SLOT_BYTES - filled :]
-                self._ring.write(slot, filled, part)
-                filled += len(part)
-                if filled == SLOT_BYTES:
-                    self._answer(messages.Block(slot, filled))
-                    slot, filled = self._inbox.free_slot(), 0
-        if filled:
-            self._answer(messages.Block(slot, filled))
-        return whole.hexdigest()
+        with ThreadedSha256() as whole:
+            slot, filled = self._inbox.free_slot(), 0
+            for block in blocks:
+                whole.update(block)
+                while block:
+                    part, block = block[: SLOT_BYTES - filled], block[SLOT_BYTES - filled :]
+                    self._ring.write(slot, filled, part)
+                    filled += len(part)
+                    if filled == SLOT_BYTES:
+                        self._answer(messages.Block(slot, filled))
+                        slot, filled = self._inbox.free_slot(), 0
+            if filled:
+                self._answer(messages.Block(slot, filled))
+            return whole.hexdigest()
 
     def _missing_digests(self, merged: "MergedCheckpoint", task: messages.ReadTask) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -318,7 +354,7 @@ class _Work:
         from safegraft.engine.execute import MergedCheckpoint
 
         if self._open is None or self._open[0] != order:
-            self.rest()
+            self._close_open()
             plan = self._plan_again(order)
             threads, device = order.threads or None, self._settings.device
             self._open = order, plan, MergedCheckpoint(plan, threads=threads, device=device, cache=self._cache)

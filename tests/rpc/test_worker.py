@@ -1,0 +1,102 @@
+"""What a worker does, in this process: plans that it keeps for the merge that follows."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from safegraft.errors import InputChangedError
+from safegraft.rpc import worker as worker_module
+from safegraft.rpc.messages import Failed, Order, Planned, PlanTask, ReadDone, ReadTask
+from safegraft.rpc.models import ModelRoot, Models
+from safegraft.rpc.worker import WorkerSettings, _Work
+from safegraft.testing import tiny_llm
+
+
+class Server:
+    """The other end of the pipe: takes blocks at once."""
+
+    def __init__(self) -> None:
+        self.slots = 0
+
+    def send(self, answer: Any) -> None:
+        self.slots += 1
+
+    def free_slot(self) -> int:
+        return 0
+
+    def cancelled(self) -> bool:
+        return False
+
+    def write(self, slot: int, offset: int, data: memoryview) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def work(folder: Path, tmp_path: Path) -> _Work:
+    for seed in (0, 1):
+        tiny_llm(folder / f"m{seed}", seed=seed)
+    server = cast(Any, Server())
+    settings = WorkerSettings(Models((ModelRoot.parse(f"{folder}=zoo"),)), tmp_path / "data", None, preload=False)
+    return _Work(server, server, server, settings)
+
+
+RECIPE = json.dumps(
+    {"merge_method": "linear", "models": [{"model": f"zoo/m{seed}", "parameters": {"weight": 0.5}} for seed in (0, 1)]}
+)
+SHARD = 10**9
+
+
+def planned(work: _Work, *, keep: bool) -> Order:
+    answer = work.do(PlanTask(RECIPE, SHARD, keep=keep))
+    assert isinstance(answer, Planned)
+    return Order(RECIPE, SHARD, 1, answer.document["digest"], answer.modified)
+
+
+def read(work: _Work, order: Order) -> Any:
+    return work.do(ReadTask(order, "model.safetensors", 0, 100, {}))
+
+
+def test_a_kept_plan_is_not_made_again(work: _Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    with work:
+        order = planned(work, keep=True)
+        monkeypatch.setattr(worker_module, "make_plan", None)
+        assert isinstance(read(work, order), ReadDone)
+
+
+def test_another_merge_is_planned_anew(work: _Work) -> None:
+    with work:
+        order = planned(work, keep=True)
+        other = Order(order.recipe, SHARD * 2, 1, order.digest, order.modified)
+        assert isinstance(read(work, other), ReadDone | Failed)
+        assert isinstance(read(work, order), ReadDone), "the plan that was kept is gone, and made again"
+
+
+def test_a_kept_plan_of_a_model_that_changed_is_not_used(work: _Work, folder: Path) -> None:
+    with work:
+        order = planned(work, keep=True)
+        tiny_llm(folder / "new", seed=5)
+        os.replace(folder / "new" / "model.safetensors", folder / "m1" / "model.safetensors")
+        answer = read(work, order)
+        assert isinstance(answer, Failed)
+        assert isinstance(answer.error, InputChangedError)
+        assert "the plan is another one" in str(answer.error)
+
+
+def test_an_open_merge_survives_a_plan_that_is_not_kept(work: _Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    with work:
+        order = planned(work, keep=True)
+        read(work, order)
+        planned(work, keep=False)
+        monkeypatch.setattr(worker_module, "make_plan", None)
+        assert isinstance(read(work, order), ReadDone)
