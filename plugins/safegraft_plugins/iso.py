@@ -62,7 +62,7 @@ class IsoCts(Matrixwise):
     def merge_matrices(self, taus: "Sequence[torch.Tensor]", parameters: IsoCtsParameters) -> "torch.Tensor":
         import torch
 
-        from safegraft_plugins.spectrum import norm, polar, thin_svd
+        from safegraft_plugins.spectrum import norm, polar, polar_of_blocks, thin_svd
 
         directions = min(taus[0].shape)
         own = own_directions(directions, len(taus), parameters.common_space_fraction)
@@ -74,10 +74,11 @@ class IsoCts(Matrixwise):
             matrix = tau.double()
             rest = matrix - common.u @ (common.u.mT @ matrix)
             parts.append(thin_svd(rest, rank=own, size=norm(matrix)))
-        left = torch.cat([part.u for part in parts], dim=1)
-        right = torch.cat([part.vh for part in parts])
         values = torch.cat([part.s for part in parts])
-        return flat(polar(left), values, polar(right)) if len(values) else left @ right
+        right = torch.cat([part.vh for part in parts])
+        # On the left the models' own directions are orthogonal to the common ones already.
+        left = torch.cat([common.u, polar_of_blocks([part.u for part in parts[1:]])], dim=1)
+        return flat(left, values, polar(right)) if len(values) else left @ right
 
 
 def own_directions(directions: int, models: int, common_fraction: float) -> int:

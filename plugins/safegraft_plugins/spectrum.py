@@ -7,7 +7,7 @@ with singular value s is off by about 1e-15 (s_1 / s)^2, where s_1 is the larges
 are left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,6 +16,7 @@ import torch
 # Of the largest singular value. What is smaller is the rounding of zero: its direction is arbitrary, and methods
 # that raise small singular values would make it count.
 RESOLUTION = 1e-6
+SERIES = 1e-3  # cosines below which the Taylor series of an inverse square root is closer than its quotients
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,46 @@ def polar(matrix: torch.Tensor) -> torch.Tensor:
     """
     parts = thin_svd(matrix)
     return parts.u @ parts.vh
+
+
+def polar_of_blocks(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`polar` of blocks [m, k_i] side by side, each of which has orthonormal columns.
+
+    Of two blocks U and W it takes the eigenvalues of a matrix of W's columns alone, a sixth of the time. With
+    C = U^T W the Gram matrix of both is [[I, C], [C^T, I]], and functions of C^T C give its inverse square root. Its
+    eigenvalues are 1 + c and 1 - c, c being the cosines between the blocks: agreement with `polar` is to about 1e-15
+    over the least 1 - c that is above the resolution.
+    """
+    wide = [block for block in blocks if block.shape[1]]
+    if len(wide) < 2:
+        return torch.cat(list(blocks), dim=1)  # orthonormal as it is
+    if len(wide) > 2:
+        return polar(torch.cat(wide, dim=1))
+    larger, smaller = sorted(wide, key=lambda block: block.shape[1], reverse=True)
+    cross = larger.mT @ smaller
+    squares, vectors = eigh(cross.mT @ cross)
+    own, both, far = _inverse_square_root(squares.clamp(min=0))
+    image, turned = larger @ (cross @ vectors), smaller @ vectors
+    first = (image * far + turned * both) @ (cross @ vectors).mT + larger
+    second = (image * both + turned * own) @ vectors.mT
+    return torch.cat([first, second] if larger is wide[0] else [second, first], dim=1)
+
+
+def _inverse_square_root(squares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of [[1, c], [c, 1]], from c^2: the diagonal f(c), the other entries over c, and (f(c) - 1) / c^2.
+
+    1 - c counts as zero where it is below the resolution, and the inverse is a pseudo-inverse there.
+    """
+    cosines = squares.sqrt()
+    sums, differences = 1 + cosines, (1 - squares) / (1 + cosines)
+    inverse = differences.clamp(min=RESOLUTION**2).rsqrt().where(differences > RESOLUTION**2 * sums, 0)
+    diagonal = (sums.rsqrt() + inverse) / 2
+    small = cosines < SERIES
+    safe = squares.where(~small, 1)
+    # Where c is small the quotients would be rounding errors: their Taylor series.
+    both = ((sums.rsqrt() - inverse) / 2 / safe.sqrt()).where(~small, -0.5 - 5 / 16 * squares)
+    far = ((diagonal - 1) / safe).where(~small, 3 / 8 + 35 / 128 * squares)
+    return diagonal, both, far
 
 
 def norm(matrix: torch.Tensor) -> float:

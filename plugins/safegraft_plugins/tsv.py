@@ -36,7 +36,7 @@ class TsvMerge(Matrixwise):
     def merge_matrices(self, taus: "Sequence[torch.Tensor]", parameters: MatrixwiseParameters) -> "torch.Tensor":
         import torch
 
-        from safegraft_plugins.spectrum import polar, thin_svd
+        from safegraft_plugins.spectrum import polar_of_blocks, thin_svd
 
         if len(taus) == 1:
             return taus[0].double()
@@ -44,12 +44,11 @@ class TsvMerge(Matrixwise):
         if rank == 0:
             return total([tau.double() for tau in taus]).div_(len(taus))
         parts = [thin_svd(tau, rank=rank) for tau in taus]
-        left = torch.cat([part.u for part in parts], dim=1)
         values = torch.cat([part.s for part in parts])
-        right = torch.cat([part.vh for part in parts])
         if not len(values):
             return taus[0].new_zeros(taus[0].shape).double()
-        return (polar(left) * values) @ polar(right)
+        left = polar_of_blocks([part.u for part in parts])
+        return (left * values) @ polar_of_blocks([part.vh.mT for part in parts]).mT
 
 
 @hookimpl

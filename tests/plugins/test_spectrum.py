@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from safegraft_plugins.spectrum import RESOLUTION, norm, polar, thin_svd
+from safegraft_plugins.spectrum import RESOLUTION, norm, polar, polar_of_blocks, thin_svd
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -97,3 +97,43 @@ def test_threads_get_the_same_bits() -> None:
     alone = polar(matrix)
     with ThreadPoolExecutor(4) as threads:
         assert all(torch.equal(alone, other) for other in threads.map(polar, [matrix.clone() for _ in range(8)]))
+
+
+def overlapping(rows: int, first: int, second: int, cosines: list[float]) -> list[torch.Tensor]:
+    """Two blocks with orthonormal columns, at these cosines to each other; the rest of them are orthogonal."""
+    basis = orthonormal(rows, first + second, seed=3)
+    one, other = basis[:, :first], basis[:, first:].clone()
+    for index, cosine in enumerate(cosines):
+        other[:, index] = cosine * one[:, index] + (1 - cosine**2) ** 0.5 * other[:, index]
+    return [one @ orthonormal(first, first, seed=4), other @ orthonormal(second, second, seed=5)]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    "cosines", [[], [0.0, 1e-9, 1e-4], [9.9e-4, 1.01e-3, 0.5], [0.3, 0.9, 0.999], [1.0, 0.2], [1.0, 1.0, 1.0]]
+)
+def test_polar_of_two_blocks(cosines: list[float], turned: bool) -> None:
+    blocks = overlapping(20, 7, 5, cosines)[:: -1 if turned else 1]
+    matrix = torch.cat(blocks, dim=1)
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    kept = s > RESOLUTION * s[0]
+    expected = u[:, kept] @ vh[kept]
+    assert torch.linalg.matrix_rank(expected) == 12 - cosines.count(1.0)
+    torch.testing.assert_close(polar_of_blocks(blocks), expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_polar_of_random_blocks_is_the_polar_factor(seed: int) -> None:
+    """Side by side they are square: some directions almost coincide."""
+    blocks = [orthonormal(60, 30, seed=2 * seed), orthonormal(60, 30, seed=2 * seed + 1)]
+    expected = polar(torch.cat(blocks, dim=1))
+    torch.testing.assert_close(polar_of_blocks(blocks), expected, rtol=0, atol=1e-9)
+
+
+def test_polar_of_other_numbers_of_blocks() -> None:
+    one, other, third = (orthonormal(9, 3, seed=seed) for seed in range(3))
+    empty = one[:, :0]
+    assert torch.equal(polar_of_blocks([one]), one)
+    assert torch.equal(polar_of_blocks([empty, one, empty]), one)
+    assert polar_of_blocks([empty]).shape == (9, 0)
+    torch.testing.assert_close(polar_of_blocks([one, other, third]), polar(torch.cat([one, other, third], dim=1)))
