@@ -1,5 +1,6 @@
 """What a plan will cost: bytes exactly, memory and time as estimates."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 from safegraft.checkpoint.types import Checkpoint
@@ -18,7 +19,8 @@ def estimate(
     """Add up the tasks."""
     read = sum(checkpoints[one.model].tensors[one.tensor].nbytes for task in tasks for one in task.contributions)
     written = sum(task.nbytes for task in tasks)
-    whole = max((_whole(task, methods[task.method]) for task in tasks if task.method is not None), default=0)
+    wholes = sorted(_whole(task, methods[task.method]) for task in tasks if task.method is not None)
+    whole = sum(wholes[-len(os.sched_getaffinity(0)) :])  # as many at a time as there are threads by default
     turned = sum(KEPT_BYTES for one in checkpoints.values() if isinstance(stored(one), ComposedCheckpoint))
     return Cost(
         bytes_read=read,
