@@ -4,6 +4,7 @@ No exception leaves this module, so a user never sees a traceback unless SAFEGRA
 for it.
 """
 
+import gc
 import io
 import os
 import signal
@@ -21,6 +22,10 @@ from safegraft.errors import SafegraftError
 TRACEBACK = "SAFEGRAFT_TRACEBACK"
 FAILED = 1
 
+# Imports and plans make many objects and hardly a cycle: looking for some as often as by default takes a tenth of their
+# time.
+FEWER_COLLECTIONS = (50_000, 20, 20)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: sys.argv) and return its exit code."""
@@ -28,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(stdout, io.TextIOWrapper):
         stdout.reconfigure(errors="backslashreplace")  # a name the terminal cannot encode is no reason to fail
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, as Ctrl-C does
+    gc.set_threshold(*FEWER_COLLECTIONS)
     code = _run(arguments)
     flushed = _flush()
     return code or flushed
