@@ -195,7 +195,7 @@ def test_rows_of_a_vocabulary(tmp_path: Path, refused: list[str], method: str, l
     assert not refused
 
 
-@pytest.mark.parametrize("case", ["linear", "ties", "dare_ties", "slerp"])
+@pytest.mark.parametrize("case", ["linear", "ties", "dare_ties", "slerp", "model stock", "model stock, filter-wise"])
 def test_cuts_and_threads_do_not_matter(models: Models, case: str) -> None:
     recipe = recipe_of(case, models(*(torch.bfloat16,) * 4))
     whole = merged_bytes(recipe, compiled=True)

@@ -241,13 +241,16 @@ class MergedCheckpoint:
     def _step(self, task: TensorTask) -> int:
         if task.action == "copy":
             return COPY_BYTES // task.dtype.itemsize
-        if self._compiled.of(task) is not None:
-            return self.block_elements or STORED_BYTES // task.dtype.itemsize
-        elements = self.block_elements or (BLOCK_ELEMENTS if self._backend is None else ACCELERATOR_ELEMENTS)
+        elements = self.block_elements or self._usual_step(task)
         if self.plan.methods[task.method or ""].granularity == "row" and len(task.shape) > 1:
             row = max(1, task.elements // task.shape[0])
             return row * max(1, elements // row)
         return elements
+
+    def _usual_step(self, task: TensorTask) -> int:
+        if self._backend is not None:
+            return ACCELERATOR_ELEMENTS
+        return BLOCK_ELEMENTS if self._compiled.of(task) is None else STORED_BYTES // task.dtype.itemsize
 
 
 class VirtualFile:
