@@ -1,5 +1,6 @@
 """DELLA (arXiv 2406.11617)."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -119,14 +120,10 @@ def row_factors(vector: TaskVector, place: Place, parameters: DellaLinearParamet
         return torch.zeros_like(vector.delta)
     turned = vector.delta.movedim(1, -1)
     ranked = ranks_to_columns(turned.reshape(-1, turned.shape[-1]))
-    probabilities = keep_probabilities(own.density, own.epsilon, ranked.shape[1])
-    device = ranked.device
-    limits = torch.tensor([limit(one) for one in probabilities], dtype=torch.int32, device=device)
-    numbers = uniform(place.seed, place.number, place.position, ranked.numel(), device)
+    by_probability = parameters.rescale == "probability"
+    limits, values = limits_and_values(own.density, own.epsilon, ranked.shape[1], by_probability, ranked.device)
+    numbers = uniform(place.seed, place.number, place.position, ranked.numel(), ranked.device)
     kept = sign_bit_mask(numbers.view(ranked.shape).sub_(limits))
-    values = torch.ones(len(limits), device=device)
-    if parameters.rescale == "probability":
-        values.div_(torch.tensor(probabilities, device=device))
     by_rank = keep(values.expand(ranked.shape).clone(), kept)
     by_column = torch.empty_like(by_rank).scatter_(1, ranked, by_rank)
     return by_column.view(turned.shape).movedim(-1, 1)
@@ -142,6 +139,19 @@ def ranks_to_columns(rows: "torch.Tensor") -> "torch.Tensor":
     keys.bitwise_or_(torch.arange(rows.shape[1], device=rows.device))
     ordered = torch.as_tensor(np.sort(keys.cpu().numpy(), axis=1)).to(rows.device)
     return ordered.bitwise_and_((1 << BITS) - 1)
+
+
+@functools.lru_cache(maxsize=64)  # a model has few lengths of rows, and each of them many cuts
+def limits_and_values(
+    density: float, epsilon: float, length: int, by_probability: bool, device: "torch.device"
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """By rank: below which number an element is kept (int32), and by what it is multiplied then. Not to be changed."""
+    import torch
+
+    probabilities = keep_probabilities(density, epsilon, length)
+    limits = torch.tensor([limit(one) for one in probabilities], dtype=torch.int32, device=device)
+    values = torch.ones(length, device=device)
+    return limits, values.div_(torch.tensor(probabilities, device=device)) if by_probability else values
 
 
 def keep_probabilities(density: float, epsilon: float, length: int) -> list[float]:

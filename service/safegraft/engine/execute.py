@@ -182,7 +182,7 @@ class MergedCheckpoint:
 
         kernel: Kernel | None = self._kernels.__dict__.get("kernel")
         if kernel is None:
-            _one_torch_thread.apply()
+            _one_torch_thread.apply_here()
             place = None if self._backend is None else Accelerator(self._backend)
             kernel = self._kernels.kernel = Kernel(self.plan, self._preparation.gathered, place)
         return kernel
@@ -285,8 +285,8 @@ class VirtualFile:
             try:
                 for cut in self._cuts(start, stop):
                     self._merged.make_ready(cut, cancelled)
+                    next_ones.begin(cut.task)  # first, or threads with nothing else to do would wait for this one
                     ahead.append((cut, self._merged.submit(cut)))
-                    next_ones.begin(cut.task)
                     if len(ahead) > 2 * self._merged.threads:
                         yield _finish(ahead, start, stop, cancelled)
                 while ahead:
@@ -337,7 +337,7 @@ class _NextOnes:
         self._begun = 0  # how many were begun or have had their first cut
 
     def begin(self, task: TensorTask | None) -> None:
-        """Of the tensor whose cut has just been handed out."""
+        """Before a cut of this tensor is handed out."""
         if task is None or (self._at >= 0 and self._tasks[self._at] is task):
             return
         self._at += 1
@@ -434,6 +434,13 @@ class _OneTorchThread:
             if self._users and self._before is None:
                 self._before = torch.get_num_threads()
                 torch.set_num_threads(1)
+
+    def apply_here(self) -> None:
+        """For a thread that is about to compute: linear algebra below torch asks each thread for its own setting."""
+        import torch
+
+        self.apply()
+        torch.set_num_threads(1)
 
     def __exit__(self, *_: object) -> None:
         with self._lock:

@@ -78,9 +78,9 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """The server has copied a Block; its slot may be filled again. All slots are free when a task begins."""
+    """The server has copied Blocks; their slots may be filled again. All slots are free when a task begins."""
 
-    slot: int
+    slots: tuple[int, ...]
 
 
 # -- answers --------------------------------------------------------------------------------------

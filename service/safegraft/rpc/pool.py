@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import signal
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,7 +47,8 @@ class Worker:
         self._process = _spawn.Process(target=worker_process.main, args=arguments, daemon=True)
         # A thread of its own waits on the pipe: workers may be silent for long, and shared threads would run out.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="worker-pipe")
-        self._pending: asyncio.Future[Progressed | Final | bytes] | None = None
+        self._pending: asyncio.Future[Progressed | Final | list[bytes]] | None = None
+        self._ahead: deque[Answer] = deque()  # read from the pipe, and not told yet
         self._theirs = theirs
         self._sending = threading.Lock()
 
@@ -64,8 +66,8 @@ class Worker:
         except (BrokenPipeError, ConnectionResetError):
             raise await self._died() from None
 
-    async def receive(self) -> Progressed | Final | bytes:
-        """The next answer, or the bytes of a Block. Raises the task's error, or WorkerDiedError.
+    async def receive(self) -> Progressed | Final | list[bytes]:
+        """The next answer, or the bytes of the Blocks that are there. Raises the task's error, or WorkerDiedError.
 
         May be cancelled; no answer gets lost.
         """
@@ -79,7 +81,7 @@ class Worker:
         if isinstance(answer, Failed):
             self.busy = False
             raise answer.error
-        self.busy = isinstance(answer, Progressed | bytes)
+        self.busy = isinstance(answer, Progressed | list)
         self.proven = True
         return answer
 
@@ -134,12 +136,17 @@ class Worker:
             if first is not None:
                 self._connection.send(first)
 
-    def _read(self) -> Progressed | Final | bytes:
-        answer: Answer = self._connection.recv()
+    def _read(self) -> Progressed | Final | list[bytes]:
+        answer: Answer = self._ahead.popleft() if self._ahead else self._connection.recv()
         if not isinstance(answer, Block):
             return answer
-        data = self._ring.read(answer.slot, answer.size)
-        self._tell(Took(answer.slot))
+        blocks = [answer]
+        # All that are there: a change of thread for each would cost more than the copy.
+        while not self._ahead and self._connection.poll():
+            answer = self._connection.recv()
+            (blocks if isinstance(answer, Block) else self._ahead).append(answer)
+        data = [self._ring.read(block.slot, block.size) for block in blocks]
+        self._tell(Took(tuple(block.slot for block in blocks)))
         return data
 
     def _tell(self, message: Cancel | Took) -> None:
@@ -201,7 +208,7 @@ class WorkerPool:
             # A task of its own: a cancelled call must not wait for the worker to settle.
             self._later(self._give_back(worker))
 
-    async def run(self, task: Task) -> Progressed | Final | bytes:
+    async def run(self, task: Task) -> Progressed | Final | list[bytes]:
         """Do a task that has a single answer. Raises its error, or WorkerDiedError."""
         async with self.lease() as worker:
             await worker.assign(task)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -59,7 +59,7 @@ class FileReader:
 
         def frames(start: int) -> list[Frame]:
             chunks = kept_files.read(out, file, start, min(stop, start + _BATCH_BYTES), CHUNK_BYTES)
-            return list(_frames(chunks, start))
+            return _frames(chunks, start)
 
         async def batches() -> AsyncGenerator[list[Frame]]:
             at = start
@@ -67,7 +67,10 @@ class FileReader:
                 yield (batch := await self._when_there(job, partial(frames, at)))
                 at += sum(frame.size for frame in batch)
 
-        async with contextlib.aclosing(_one_ahead(batches())) as ready:
+        await self._send_all(batches())
+
+    async def _send_all(self, batches: "AsyncGenerator[list[Frame]]") -> None:
+        async with contextlib.aclosing(_one_ahead(batches)) as ready:
             async for batch in ready:
                 for frame in batch:
                     await self._send(frame.message)
@@ -85,6 +88,9 @@ class FileReader:
     async def _when_there(self, job: Job, look: Callable[[], Found]) -> Found:
         """What `look` finds, as soon as it finds something. Raises why it never will."""
         pause = _FIRST_POLL
+        self._house.refuse_when_stopping()
+        if found := await asyncio.to_thread(look):  # most often
+            return found
         while True:
             self._house.refuse_when_stopping()
             change = self._house.changes.next(job.id)
@@ -105,21 +111,19 @@ class FileReader:
             await worker.assign(ReadTask(order, file, start, stop, job.digests))
             done: ReadDone | None = None
 
-            async def frames() -> AsyncGenerator[Frame]:
+            async def batches() -> AsyncGenerator[list[Frame]]:
                 nonlocal done
                 at = start
                 while done is None:
                     self._house.refuse_when_stopping()
                     answer = await worker.receive()
-                    if isinstance(answer, bytes):
-                        yield await asyncio.to_thread(_frame, answer, at)
-                        at += len(answer)
+                    if isinstance(answer, list):
+                        yield (batch := await asyncio.to_thread(_frames, answer, at))
+                        at += sum(frame.size for frame in batch)
                     elif isinstance(answer, ReadDone):
                         done = answer
 
-            async with contextlib.aclosing(_one_ahead(frames())) as ready:
-                async for frame in ready:
-                    await self._send(frame.message)
+            await self._send_all(batches())
         assert done is not None  # the last answer
         return await self._learn(job, done.digests)
 
@@ -158,14 +162,12 @@ class Frame:
     size: int
 
 
-def _frames(chunks: Iterable[bytes], offset: int) -> Iterator[Frame]:
+def _frames(chunks: Iterable[bytes], offset: int) -> list[Frame]:
+    frames: list[Frame] = []
     for chunk in chunks:
-        yield _frame(chunk, offset)
+        frames.append(Frame(encode(chunk, offset), len(chunk)))
         offset += len(chunk)
-
-
-def _frame(chunk: bytes, offset: int) -> Frame:
-    return Frame(encode(chunk, offset), len(chunk))
+    return frames
 
 
 def _ending(job: Job) -> SafegraftError:

@@ -132,7 +132,8 @@ class _Inbox:
             except (EOFError, ConnectionResetError):
                 break
             if isinstance(message, Took):
-                self._free.put(message.slot)
+                for slot in message.slots:
+                    self._free.put(slot)
             elif isinstance(message, Cancel):
                 self._cancelled = self._cancelled or message.number == self._current
             else:
