@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safegraft.rpc.checksum import crc32c
-from safegraft.rpc.frames import encode
+from safegraft.rpc.frames import encode, head
 from safegraft.rpc.ring import SLOT_BYTES
 from safegraft.v1 import artifact_service_pb2 as pb
 
@@ -15,6 +15,8 @@ from safegraft.v1 import artifact_service_pb2 as pb
 def test_parsers_read_it(chunk: bytes, offset: int) -> None:
     expected = pb.ReadFileResponse(offset=offset, data=chunk, crc32c=crc32c(chunk))
     assert pb.ReadFileResponse.FromString(encode(chunk, offset)) == expected
+    in_place = memoryview(bytearray(chunk))
+    assert head(in_place, offset) + chunk == encode(chunk, offset)
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 16383, 16384, SLOT_BYTES, 2**21])

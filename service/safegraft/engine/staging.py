@@ -236,16 +236,8 @@ class StagedFile:
                 view = view[os.write(self._fd, view) :]
         self.offset += len(data)
         if self.offset - self._flushed >= FLUSHED_BYTES:
-            self._begin_flush()
-
-    def _begin_flush(self) -> None:
-        """Have the kernel start to write to the disk what it holds, or `finish` would wait for all of it.
-
-        That is a side effect, on Linux, of the advice to forget those pages: pages not yet written stay.
-        """
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._fd, self._flushed, self.offset - self._flushed, os.POSIX_FADV_DONTNEED)
-        self._flushed = self.offset
+            begin_flush(self._fd, self._flushed, self.offset)
+            self._flushed = self.offset
 
     def restart(self) -> None:
         """Throw the bytes away: they turned out to be wrong."""
@@ -280,6 +272,15 @@ class StagedFile:
         while chunk := os.read(self._fd, REHASH_CHUNK):
             self._hash.update(chunk)
             self.offset += len(chunk)
+
+
+def begin_flush(fd: int, start: int, stop: int) -> None:
+    """Have the kernel start to write these bytes of a file to the disk, or the fsync at its end would wait for all of it.
+
+    That is a side effect, on Linux, of the advice to forget those pages: pages not yet written stay.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
 def _recorded(path: Path, key: str, digest: str) -> dict[str, FileDigest] | None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from safegraft.engine.hashing import ThreadedSha256
+from safegraft.engine.staging import FLUSHED_BYTES, begin_flush
 from safegraft.errors import CheckpointError, DataCorruptedError, OutputError, Problem, UsageError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -229,6 +230,7 @@ class IncomingBlob:
     def __init__(self, partial: Path, target: Path, blob: Blob) -> None:
         self.committed = 0
         self._partial, self._target, self._blob = partial, target, blob
+        self._flushed = 0
         self._hash = ThreadedSha256()
         self._file: BinaryIO | None = None
         self._lock = threading.Lock()
@@ -240,6 +242,7 @@ class IncomingBlob:
             while chunk := self._file.read(_HASH_CHUNK):
                 self._hash.update(chunk)
                 self.committed += len(chunk)
+            self._flushed = self.committed
 
     def append(self, data: bytes) -> None:
         """Write the next bytes. Raises UsageError beyond the promised size, OutputError when the disk is full."""
@@ -253,6 +256,9 @@ class IncomingBlob:
                 self._hash.update(view[:written])
                 self.committed += written
                 view = view[written:]
+            if self.committed - self._flushed >= FLUSHED_BYTES:
+                begin_flush(self._file.fileno(), self._flushed, self.committed)
+                self._flushed = self.committed
 
     def finish(self) -> None:
         """Verify and store. Raises DataCorruptedError, and forgets the bytes, when they are not those promised."""

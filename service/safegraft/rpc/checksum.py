@@ -5,6 +5,11 @@ from typing import cast
 import google_crc32c
 
 
-def crc32c(data: bytes) -> int:
+def crc32c(data: bytes | memoryview) -> int:
     """CRC-32C (Castagnoli) as an unsigned 32-bit integer."""
-    return cast(int, google_crc32c.value(data))  # pyright: ignore[reportUnknownMemberType] (untyped library)
+    readable: object = data
+    if isinstance(data, memoryview):
+        import numpy as np
+
+        readable = np.frombuffer(data, np.uint8)  # the library takes no memoryview
+    return cast(int, google_crc32c.value(readable))  # pyright: ignore[reportUnknownMemberType] (untyped library)

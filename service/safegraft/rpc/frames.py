@@ -11,8 +11,13 @@ _DATA = bytes([pb.ReadFileResponse.DATA_FIELD_NUMBER << 3 | 2])  # the tag of a 
 
 def encode(chunk: bytes, offset: int) -> bytes:
     """ReadFileResponse(offset, data=chunk, crc32c) on the wire."""
-    head = pb.ReadFileResponse(offset=offset, crc32c=crc32c(chunk)).SerializeToString()
-    return b"".join((head, _DATA, _varint(len(chunk)), chunk))
+    return head(chunk, offset) + chunk
+
+
+def head(chunk: bytes | memoryview, offset: int) -> bytes:
+    """What stands before the chunk there."""
+    fields = pb.ReadFileResponse(offset=offset, crc32c=crc32c(chunk)).SerializeToString()
+    return b"".join((fields, _DATA, _varint(len(chunk))))
 
 
 def _varint(number: int) -> bytes:

@@ -97,10 +97,14 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The next bytes of a ReadTask: the first `size` of a slot of the ring (see ring.py). Answered with Took."""
+    """The next bytes of a ReadTask: the first `size` of a slot of the ring (see ring.py). Answered with Took.
+
+    head: what makes them a message to the client (see frames.py).
+    """
 
     slot: int
     size: int
+    head: bytes
 
 
 @dataclass(frozen=True, slots=True)

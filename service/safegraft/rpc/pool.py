@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import signal
 import threading
-from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
@@ -48,7 +47,7 @@ class Worker:
         # A thread of its own waits on the pipe: workers may be silent for long, and shared threads would run out.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="worker-pipe")
         self._pending: asyncio.Future[Progressed | Final | list[bytes]] | None = None
-        self._ahead: deque[Answer] = deque()  # read from the pipe, and not told yet
+        self._ahead: Progressed | Final | None = None  # read from the pipe, and not told yet
         self._theirs = theirs
         self._sending = threading.Lock()
 
@@ -67,7 +66,7 @@ class Worker:
             raise await self._died() from None
 
     async def receive(self) -> Progressed | Final | list[bytes]:
-        """The next answer, or the bytes of the Blocks that are there. Raises the task's error, or WorkerDiedError.
+        """The next answer, or the messages of the Blocks that are there. Raises the task's error, or WorkerDiedError.
 
         May be cancelled; no answer gets lost.
         """
@@ -137,17 +136,27 @@ class Worker:
                 self._connection.send(first)
 
     def _read(self) -> Progressed | Final | list[bytes]:
-        answer: Answer = self._ahead.popleft() if self._ahead else self._connection.recv()
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            return ahead
+        answer: Answer = self._connection.recv()
         if not isinstance(answer, Block):
             return answer
         blocks = [answer]
         # All that are there: a change of thread for each would cost more than the copy.
-        while not self._ahead and self._connection.poll():
+        while self._ahead is None and self._connection.poll():
             answer = self._connection.recv()
-            (blocks if isinstance(answer, Block) else self._ahead).append(answer)
-        data = [self._ring.read(block.slot, block.size) for block in blocks]
+            if isinstance(answer, Block):
+                blocks.append(answer)
+            else:
+                self._ahead = answer
+        frames = [self._frame(block) for block in blocks]
         self._tell(Took(tuple(block.slot for block in blocks)))
-        return data
+        return frames
+
+    def _frame(self, block: Block) -> bytes:
+        with self._ring.view(block.slot, block.size) as data:
+            return b"".join((block.head, data))
 
     def _tell(self, message: Cancel | Took) -> None:
         with self._sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `receive` reports the death

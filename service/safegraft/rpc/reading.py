@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from safegraft.errors import MergeCancelledError, NotFoundError, SafegraftError, ServerError
@@ -25,7 +23,7 @@ _FIRST_POLL, _LONGEST_POLL = 0.005, 0.25  # seconds to wait for a file to grow .
 _SLOWER = 1.3  # ... each time longer by this factor
 _PATIENCE_SECONDS = 30.0  # for a worker that computes on demand
 
-Found = TypeVar("Found", "list[Frame]", dict[str, str])
+Found = TypeVar("Found", list[bytes], dict[str, str])
 Item = TypeVar("Item")
 
 
@@ -57,23 +55,27 @@ class FileReader:
         """Send what is on disk, and what is added to it, until the range is complete."""
         out = self._house.runner.files(job.id)
 
-        def frames(start: int) -> list[Frame]:
-            chunks = kept_files.read(out, file, start, min(stop, start + _BATCH_BYTES), CHUNK_BYTES)
-            return _frames(chunks, start)
+        at = start
 
-        async def batches() -> AsyncGenerator[list[Frame]]:
-            at = start
+        def messages() -> list[bytes]:
+            nonlocal at
+            found: list[bytes] = []
+            for chunk in kept_files.read(out, file, at, min(stop, at + _BATCH_BYTES), CHUNK_BYTES):
+                found.append(encode(chunk, at))
+                at += len(chunk)
+            return found
+
+        async def batches() -> AsyncGenerator[list[bytes]]:
             while at < stop:
-                yield (batch := await self._when_there(job, partial(frames, at)))
-                at += sum(frame.size for frame in batch)
+                yield await self._when_there(job, messages)
 
         await self._send_all(batches())
 
-    async def _send_all(self, batches: "AsyncGenerator[list[Frame]]") -> None:
+    async def _send_all(self, batches: AsyncGenerator[list[bytes]]) -> None:
         async with contextlib.aclosing(_one_ahead(batches)) as ready:
             async for batch in ready:
-                for frame in batch:
-                    await self._send(frame.message)
+                for message in batch:
+                    await self._send(message)
 
     async def _digests_on_disk(self, job: Job, file: str) -> dict[str, str]:
         """The digests of finished files, once `file` is one of them: its last byte is there a little earlier."""
@@ -111,15 +113,13 @@ class FileReader:
             await worker.assign(ReadTask(order, file, start, stop, job.digests))
             done: ReadDone | None = None
 
-            async def batches() -> AsyncGenerator[list[Frame]]:
+            async def batches() -> AsyncGenerator[list[bytes]]:
                 nonlocal done
-                at = start
                 while done is None:
                     self._house.refuse_when_stopping()
                     answer = await worker.receive()
                     if isinstance(answer, list):
-                        yield (batch := await asyncio.to_thread(_frames, answer, at))
-                        at += sum(frame.size for frame in batch)
+                        yield answer
                     elif isinstance(answer, ReadDone):
                         done = answer
 
@@ -152,22 +152,6 @@ async def _one_ahead(items: AsyncGenerator[Item]) -> AsyncGenerator[Item]:
                 await coming
     finally:
         await items.aclose()
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """An encoded answer, and how many bytes of the file it carries."""
-
-    message: bytes
-    size: int
-
-
-def _frames(chunks: Iterable[bytes], offset: int) -> list[Frame]:
-    frames: list[Frame] = []
-    for chunk in chunks:
-        frames.append(Frame(encode(chunk, offset), len(chunk)))
-        offset += len(chunk)
-    return frames
 
 
 def _ending(job: Job) -> SafegraftError:

@@ -32,10 +32,10 @@ class Ring:
         start = slot * SLOT_BYTES + offset
         self._bytes[start : start + len(data)] = data
 
-    def read(self, slot: int, size: int) -> bytes:
-        """A slot's first `size` bytes."""
+    def view(self, slot: int, size: int) -> memoryview:
+        """A slot's first `size` bytes, as long as nobody writes there. Release it."""
         start = slot * SLOT_BYTES
-        return bytes(self._bytes[start : start + size])
+        return self._bytes[start : start + size]
 
     def close(self) -> None:
         """Let go of it, in the worker."""

@@ -36,6 +36,7 @@ from safegraft.errors import (
 from safegraft.methods.registry import Registry
 from safegraft.recipe import parse_recipe
 from safegraft.rpc import messages
+from safegraft.rpc.frames import head
 from safegraft.rpc.messages import Answer, Assignment, Cancel, Order, Took
 from safegraft.rpc.methods import catalogue
 from safegraft.rpc.models import Models, uploads_in
@@ -310,7 +311,7 @@ class _Work:
             raise NotFoundError(f"the merge has no file {task.file}")
         if planned.kind != "manifest":
             blocks = merged.files[task.file].stream(task.start, task.stop, cancelled=self._inbox.cancelled)
-            sha256 = self._hand_over(blocks)
+            sha256 = self._hand_over(blocks, task.start)
             complete = (task.start, task.stop) == (0, planned.size)
             digests = {task.file: sha256} if complete else {}
         else:
@@ -318,14 +319,14 @@ class _Work:
             content = manifest_of(
                 plan, {one.name: FileDigest(one.size, digests[one.name]) for one in plan.files if one is not planned}
             )
-            self._hand_over([memoryview(content)[task.start : task.stop]])
+            self._hand_over([memoryview(content)[task.start : task.stop]], task.start)
             digests[task.file] = hashlib.sha256(content).hexdigest()
         for checkpoint in plan.checkpoints.values():
             checkpoint.verify_unchanged()
         return messages.ReadDone(digests)
 
-    def _hand_over(self, blocks: Iterable[memoryview]) -> str:
-        """Pass bytes to the server in full slots; returns their sha256."""
+    def _hand_over(self, blocks: Iterable[memoryview], offset: int) -> str:
+        """Pass bytes of a file, from `offset`, to the server in full slots; returns their sha256."""
         with ThreadedSha256() as whole:
             slot, filled = self._inbox.free_slot(), 0
             for block in blocks:
@@ -335,11 +336,16 @@ class _Work:
                     self._ring.write(slot, filled, part)
                     filled += len(part)
                     if filled == SLOT_BYTES:
-                        self._answer(messages.Block(slot, filled))
+                        self._hand_over_slot(slot, filled, offset)
+                        offset += filled
                         slot, filled = self._inbox.free_slot(), 0
             if filled:
-                self._answer(messages.Block(slot, filled))
+                self._hand_over_slot(slot, filled, offset)
             return whole.hexdigest()
+
+    def _hand_over_slot(self, slot: int, size: int, offset: int) -> None:
+        with self._ring.view(slot, size) as data:
+            self._answer(messages.Block(slot, size, head(data, offset)))
 
     def _missing_digests(self, merged: "MergedCheckpoint", task: messages.ReadTask) -> dict[str, str]:
         found: dict[str, str] = {}
