@@ -275,7 +275,7 @@ class StagedFile:
 
 
 def begin_flush(fd: int, start: int, stop: int) -> None:
-    """Have the kernel start to write these bytes of a file to the disk, or the fsync at its end would wait for all of it.
+    """Have the kernel start to write these bytes of a file to the disk, or the fsync at its end would wait for all.
 
     That is a side effect, on Linux, of the advice to forget those pages: pages not yet written stay.
     """
