@@ -12,6 +12,8 @@ from safegraft_plugins.matrixwise import Matrixwise, MatrixwiseParameters, total
 if TYPE_CHECKING:
     import torch
 
+    from safegraft_plugins.spectrum import ThinSvd
+
 
 class IsoCtsParameters(MatrixwiseParameters):
     common_space_fraction: float = Field(
@@ -62,23 +64,32 @@ class IsoCts(Matrixwise):
     def merge_matrices(self, taus: "Sequence[torch.Tensor]", parameters: IsoCtsParameters) -> "torch.Tensor":
         import torch
 
-        from safegraft_plugins.spectrum import norm, polar, polar_of_blocks, thin_svd
+        from safegraft_plugins.spectrum import polar_of_blocks, polar_with_basis, split
 
         directions = min(taus[0].shape)
         own = own_directions(directions, len(taus), parameters.common_space_fraction)
-        common = thin_svd(total([tau.double() for tau in taus]), rank=directions - own * len(taus))
+        common, beside = split(total([tau.double() for tau in taus]), rank=directions - own * len(taus))
         if not own:
             return flat(common.u, common.s, common.vh)
-        parts = [common]
-        for tau in taus:
-            matrix = tau.double()
-            rest = matrix - common.u @ (common.u.mT @ matrix)
-            parts.append(thin_svd(rest, rank=own, size=norm(matrix)))
-        values = torch.cat([part.s for part in parts])
-        right = torch.cat([part.vh for part in parts])
+        parts = [outside(common.u, beside, tau.double(), own) for tau in taus]
+        values = torch.cat([common.s, *(part.s for part in parts)])
         # On the left the models' own directions are orthogonal to the common ones already.
-        left = torch.cat([common.u, polar_of_blocks([part.u for part in parts[1:]])], dim=1)
-        return flat(left, values, polar(right)) if len(values) else left @ right
+        left = torch.cat([common.u, polar_of_blocks([part.u for part in parts])], dim=1)
+        right = polar_with_basis(common.vh.mT, torch.cat([part.vh for part in parts]).mT)
+        return flat(left, values, right.mT)
+
+
+def outside(common: "torch.Tensor", beside: "torch.Tensor | None", tau: "torch.Tensor", count: int) -> "ThinSvd":
+    """The first singular triplets of (I - U U^T) t, with U = common. beside: a basis B of what U leaves out, if known.
+
+    B^T t is then decomposed instead, which is a small matrix where U is large.
+    """
+    from safegraft_plugins.spectrum import ThinSvd, norm, thin_svd
+
+    if beside is None:
+        return thin_svd(tau - common @ (common.mT @ tau), rank=count, size=norm(tau))
+    small = thin_svd(beside.mT @ tau, rank=count, size=norm(tau))
+    return ThinSvd(beside @ small.u, small.s, small.vh)
 
 
 def own_directions(directions: int, models: int, common_fraction: float) -> int:

@@ -43,19 +43,24 @@ def thin_svd(matrix: torch.Tensor, *, rank: int | None = None, size: float = 0.0
         rank: how many singular values at most; the largest are kept.
         size: a norm of the numbers whose difference the matrix is. Their rounding is then left out as well.
     """
+    return split(matrix, rank=rank, size=size)[0]
+
+
+def split(matrix: torch.Tensor, *, rank: int | None = None, size: float = 0.0) -> tuple[ThinSvd, torch.Tensor | None]:
+    """`thin_svd`, and an orthonormal basis [m, m - k] of what its u leaves out, where it costs nothing: m <= n."""
     if matrix.shape[0] > matrix.shape[1]:
         turned = thin_svd(matrix.mT, rank=rank, size=size)
-        return ThinSvd(turned.vh.mT, turned.s, turned.u.mT)
+        return ThinSvd(turned.vh.mT, turned.s, turned.u.mT), None
     matrix = matrix.double()
     squares, vectors = eigh(matrix @ matrix.mT)
     values = squares.flip(0).clamp(min=0).sqrt()
     kept = int((values > RESOLUTION * max(float(values[0]), size)).sum())
     if rank is not None:
         kept = min(kept, rank)
-    u = vectors.flip(1)[:, :kept]
+    u, beside = vectors.flip(1).tensor_split([kept], dim=1)
     vh = u.mT @ matrix
     s = vh.square().sum(dim=1).sqrt()  # closer than the root of an eigenvalue, which is a rounded square
-    return ThinSvd(u, s, vh.div_(s.unsqueeze(1)))
+    return ThinSvd(u, s, vh.div_(s.unsqueeze(1))), beside
 
 
 def polar(matrix: torch.Tensor) -> torch.Tensor:
@@ -91,6 +96,25 @@ def polar_of_blocks(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([first, second] if larger is wide[0] else [second, first], dim=1)
 
 
+def polar_with_basis(basis: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """`polar` of [basis, others] side by side. The columns of basis [m, k] are orthonormal; others [m, j] are any.
+
+    It takes the eigenvalues of a matrix of 2 j columns, if that is less than k + j. With C = basis^T others = Q R,
+    whatever of the basis is orthogonal to B = basis Q is so to the others, and stays. The rest, [B, others], is
+    made orthonormal by itself. Agreement with `polar` is to about 1e-15 over the least eigenvalue of the Gram matrix
+    that is above the resolution.
+    """
+    count = others.shape[1]
+    if count == 0:
+        return basis
+    if count >= basis.shape[1]:
+        return polar(torch.cat([basis, others], dim=1))
+    turn = orthonormal(basis.mT @ others)
+    touched = basis @ turn
+    apart = polar(torch.cat([touched, others], dim=1))
+    return torch.cat([basis + (apart[:, :count] - touched) @ turn.mT, apart[:, count:]], dim=1)
+
+
 def _inverse_square_root(squares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of [[1, c], [c, 1]], from c^2: the diagonal f(c), the other entries over c, and (f(c) - 1) / c^2.
 
@@ -111,6 +135,15 @@ def _inverse_square_root(squares: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 def norm(matrix: torch.Tensor) -> float:
     """The Frobenius norm, summed in float64."""
     return float(matrix.double().square().sum().sqrt())
+
+
+def orthonormal(matrix: torch.Tensor) -> torch.Tensor:
+    """Orthonormal columns [m, n], n <= m, that span at least the columns of a matrix [m, n]."""
+    factorise = cast(
+        Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+        torch.linalg.qr,  # pyright: ignore[reportUnknownMemberType] (torch's stubs lack it)
+    )
+    return factorise(matrix)[0]
 
 
 def eigh(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

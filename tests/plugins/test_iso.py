@@ -86,6 +86,7 @@ def test_iso_c_against_the_equations(merged: Merge, shape: tuple[int, int], coun
     [
         ((10, 14), 2, 0.8, 1),  # 10 - 8 = 2 directions beside the common ones, 1 each
         ((14, 10), 3, 0.5, 2),  # 5 / 3 rounds to 2 each: 4 are common
+        ((30, 30), 2, 0.8, 3),  # square, with 24 of 30 in common, as in a model
         ((10, 10), 3, 0.0, 3),  # 10 / 3 rounds to 3 each: 1 is common
     ],
 )

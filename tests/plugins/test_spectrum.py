@@ -1,11 +1,12 @@
 """Singular values through Gram matrices: as exact as promised, and no arbitrary directions."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from safegraft_plugins.spectrum import RESOLUTION, norm, polar, polar_of_blocks, thin_svd
+from safegraft_plugins.spectrum import RESOLUTION, norm, polar, polar_of_blocks, polar_with_basis, split, thin_svd
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -137,3 +138,49 @@ def test_polar_of_other_numbers_of_blocks() -> None:
     assert torch.equal(polar_of_blocks([empty, one, empty]), one)
     assert polar_of_blocks([empty]).shape == (9, 0)
     torch.testing.assert_close(polar_of_blocks([one, other, third]), polar(torch.cat([one, other, third], dim=1)))
+
+
+@pytest.mark.parametrize("rank", [None, 0, 3, 6])
+def test_what_the_left_vectors_leave_out_has_a_basis(rank: int | None) -> None:
+    low = draw(8, 5, seed=1) @ draw(5, 9, seed=2)
+    parts, beside = split(low, rank=rank)
+    assert beside is not None
+    whole = torch.cat([parts.u, beside], dim=1)
+    torch.testing.assert_close(whole.mT @ whole, torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-14)
+    assert parts.u.shape[1] == min(5, 5 if rank is None else rank)
+    assert split(low.mT, rank=rank)[1] is None
+
+
+def svd_polar(matrix: torch.Tensor) -> torch.Tensor:
+    """By torch's singular value decomposition, without the directions of zero."""
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    kept = s > RESOLUTION * s[0]
+    return u[:, kept] @ vh[kept]
+
+
+@pytest.mark.parametrize("columns", [0, 1, 4, 11, 12, 15])
+@pytest.mark.parametrize("size", [1.0, 1e-3, 30.0])
+def test_polar_beside_a_basis(columns: int, size: float) -> None:
+    """Against the decomposition, whether the small problem is taken (fewer than 12 columns) or not."""
+    basis, others = orthonormal(40, 12, seed=1), size * draw(40, columns, seed=2)
+    expected = svd_polar(torch.cat([basis, others], dim=1))
+    torch.testing.assert_close(polar_with_basis(basis, others), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        lambda basis: basis[:, :3] @ draw(3, 3, seed=2),  # within the basis
+        lambda basis: torch.cat([basis[:, :2], draw(20, 2, seed=3)], dim=1),  # partly
+        lambda basis: (lambda one: torch.cat([one, one, one - basis[:, :1]], dim=1))(draw(20, 1, seed=4)),
+        lambda basis: draw(20, 3, seed=5) - basis @ (basis.mT @ draw(20, 3, seed=5)),  # orthogonal to it
+        lambda basis: torch.zeros(20, 2, dtype=torch.float64),
+    ],
+)
+def test_columns_that_depend_on_a_basis_share_what_they_span(
+    others: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    basis = orthonormal(20, 9, seed=1)
+    columns = others(basis)
+    expected = svd_polar(torch.cat([basis, columns], dim=1))
+    torch.testing.assert_close(polar_with_basis(basis, columns), expected, rtol=0, atol=1e-11)
