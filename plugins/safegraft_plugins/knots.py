@@ -62,8 +62,8 @@ def align(taus: "Sequence[torch.Tensor]") -> "tuple[torch.Tensor, list[torch.Ten
 
     from safegraft_plugins.spectrum import thin_svd
 
-    basis = thin_svd(torch.cat(list(taus), dim=1)).u
-    return basis, [basis.mT @ tau for tau in taus]
+    parts = thin_svd(torch.cat(list(taus), dim=1))
+    return parts.u, list(parts.vh.mul_(parts.s.unsqueeze(1)).tensor_split(len(taus), dim=1))
 
 
 def trimmed(values: "torch.Tensor", density: float) -> "torch.Tensor":

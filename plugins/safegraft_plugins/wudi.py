@@ -114,24 +114,45 @@ def flow(
     """t* from t_0, in float64. directions: K, from the roots of L. Overwrites `start`."""
     import torch
 
-    from safegraft_plugins.spectrum import norm, thin_svd
+    from safegraft_plugins.spectrum import norm
 
     if len(taus) == 1:
         return start  # t_0 solves C t = D already
-    # C = A^T A, where the unit task vectors lie below each other in A. V and L come from A's singular values:
-    # where A has fewer rows than columns, that is the smaller problem.
     sizes = [norm(tau) for tau in taus]
     units = [tau.double() / size for tau, size in zip(taus, sizes, strict=True) if size]
     if not units:
         return start
-    parts = thin_svd(torch.cat(units))
-    kept = parts.first(directions(parts.s))
-    filtered = -torch.expm1(-kept.s.square() * t)
-    # D V = sum_i t_i A_i^T A_i V, and A_i V are the rows of U S that belong to model i.
-    blocks = (kept.u * kept.s).reshape(len(units), start.shape[0], -1)
-    sizes = [size for size in sizes if size]
-    pulled = total([size * (unit @ (unit.mT @ block)) for size, unit, block in zip(sizes, units, blocks, strict=True)])
-    return start.add_((pulled * (filtered / kept.s.square()) - (start @ kept.vh.mT) * filtered) @ kept.vh)
+    roots, vectors, pulled = pull(units, [size for size in sizes if size], directions)
+    filtered = -torch.expm1(-roots.square() * t)
+    return start.add_((pulled * (filtered / roots.square()) - (start @ vectors) * filtered) @ vectors.mT)
+
+
+def pull(
+    units: "Sequence[torch.Tensor]", sizes: "Sequence[float]", directions: "Callable[[torch.Tensor], int]"
+) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    """The roots of the K largest L, their V [in, K], and D V [out, K], of the task vectors sizes_i A_i."""
+    import torch
+
+    from safegraft_plugins.spectrum import gram, resolved, singular, thin_svd
+
+    outputs, inputs = units[0].shape
+    if inputs <= outputs * len(units):
+        c, d = units[0].new_zeros(inputs, inputs), torch.zeros_like(units[0])
+        for size, unit in zip(sizes, units, strict=True):
+            square = gram(unit.mT)
+            c.add_(square)
+            d.addmm_(unit, square, alpha=size)
+        values, vectors = singular(c)
+        count = resolved(values)
+        kept = min(count, directions(values[:count]))
+        return values[:kept], vectors[:, :kept], d @ vectors[:, :kept]
+    # C = A^T A, where the A_i lie below each other in A, which has fewer rows than columns: A A^T is the smaller
+    # problem. The rows of A V = U S that belong to model i are A_i V.
+    parts = thin_svd(torch.cat(list(units)))
+    parts = parts.first(directions(parts.s))
+    blocks = (parts.u * parts.s).tensor_split(len(units))
+    pulled = total([size * (gram(unit) @ block) for size, unit, block in zip(sizes, units, blocks, strict=True)])
+    return parts.s, parts.vh.mT, pulled
 
 
 @hookimpl

@@ -6,7 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from safegraft_plugins.spectrum import RESOLUTION, norm, polar, polar_of_blocks, polar_with_basis, split, thin_svd
+from safegraft_plugins.spectrum import (
+    RESOLUTION,
+    STRIP,
+    gram,
+    norm,
+    polar,
+    polar_of_blocks,
+    polar_with_basis,
+    split,
+    thin_svd,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -184,3 +194,11 @@ def test_columns_that_depend_on_a_basis_share_what_they_span(
     columns = others(basis)
     expected = svd_polar(torch.cat([basis, columns], dim=1))
     torch.testing.assert_close(polar_with_basis(basis, columns), expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (STRIP, 3), (2 * STRIP + 5, 6)])
+def test_gram_is_the_product(shape: tuple[int, int]) -> None:
+    for matrix in (draw(*shape), draw(*shape[::-1]).mT):
+        square = gram(matrix)
+        torch.testing.assert_close(square, matrix @ matrix.mT, rtol=0, atol=1e-13)
+        assert torch.equal(square, square.mT)

@@ -124,6 +124,17 @@ def test_adaptive_against_the_formula(merged: Merge, shape: tuple[int, int]) -> 
     close(result, base + closed_form(taus, torch.stack(taus).sum(dim=0), 1e9, kept) / 3, 1e-8)
 
 
+@pytest.mark.parametrize("shape", [(40, 40), (60, 30), (20, 60)])  # in the last, A A^T is the smaller problem
+def test_equal_models_of_any_spectrum_are_their_own_goal(merged: Merge, shape: tuple[int, int]) -> None:
+    """Singular values from 1 to 1e-4. At the flow's end all directions but the last have gone from 2 t to t."""
+    left, right = (torch.linalg.qr(draw(side, min(shape), seed=side)).Q for side in shape)
+    values = torch.logspace(0, -4, min(shape), dtype=torch.float64)
+    tau, zero = (left * values) @ right.mT, torch.zeros(shape, dtype=torch.float64)
+    ratio = (min(shape) - 1) / shape[1]
+    expected = tau + values[-1] * torch.outer(left[:, -1], right[:, -1])
+    close(merged(Swudi, [tau, tau], base=zero, t=1e12, rank_ratio=ratio, **{"lambda": 1}), expected, 1e-9)
+
+
 def test_it_is_where_gradient_descent_goes(merged: Merge) -> None:
     """Euler's method is off by about the step; here 2 / 4000."""
     taus = [draw(3, 4, seed=seed) for seed in range(2)]
