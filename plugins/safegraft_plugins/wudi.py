@@ -64,6 +64,9 @@ class Swudi(Matrixwise):
             return parameters.scale
         return 1 / count if parameters.start == "sum" else 1.0
 
+    def scratch(self, shape: tuple[int, ...], inputs: int, itemsize: int) -> int:
+        return super().scratch(shape, inputs, itemsize) + beyond_smaller_side(shape, inputs)
+
     def merge_elements(self, taus: "Sequence[torch.Tensor]", parameters: SwudiParameters) -> "torch.Tensor":
         return started(total(taus), len(taus), parameters.start)
 
@@ -87,11 +90,22 @@ class Aswudi(Matrixwise):
     def factor(self, parameters: WudiParameters, count: int) -> float:
         return 1 / count if parameters.scale is None else parameters.scale
 
+    def scratch(self, shape: tuple[int, ...], inputs: int, itemsize: int) -> int:
+        return super().scratch(shape, inputs, itemsize) + beyond_smaller_side(shape, inputs)
+
     def merge_elements(self, taus: "Sequence[torch.Tensor]", parameters: WudiParameters) -> "torch.Tensor":
         return total(taus)
 
     def merge_matrices(self, taus: "Sequence[torch.Tensor]", parameters: WudiParameters) -> "torch.Tensor":
         return flow(taus, total([tau.double() for tau in taus]), participating, math.inf)
+
+
+def beyond_smaller_side(shape: tuple[int, ...], models: int) -> int:
+    """Bytes that two matrices of the side min(in, N out), C's or A A^T's, take beyond two of the side min(in, out)."""
+    if len(shape) not in (2, 3):
+        return 0
+    outputs, inputs = shape[-2:]
+    return 8 * 2 * (min(inputs, models * outputs) ** 2 - min(inputs, outputs) ** 2)
 
 
 def started(sum_of_taus: "torch.Tensor", models: int, start: str) -> "torch.Tensor":

@@ -196,3 +196,10 @@ def test_lambda_defaults() -> None:
     assert Swudi().factor(Swudi.Parameters.model_validate({"start": "mean"}), 4) == 1
     assert Swudi().factor(Swudi.Parameters.model_validate({"lambda": 1}), 4) == 1
     assert Aswudi().factor(Aswudi.Parameters.model_validate({}), 4) == 0.25
+
+
+def test_memory_grows_with_the_side_of_the_problem() -> None:
+    """Of 4 models 700 x 2800, C is 2800 x 2800: a merge of these was seen to take 432 MiB, a square one 86."""
+    assert Swudi().scratch((700, 2800), 4, 4) > 432 * 2**20
+    assert Swudi().scratch((1000, 1000), 2, 4) > 86 * 2**20
+    assert Aswudi().scratch((7,), 2, 4) == 0
