@@ -19,10 +19,12 @@ TIMEOUT = 120.0  # seconds for a call with one answer: planning a large merge ta
 @contextmanager
 def connect(server: str, token_file: Path | None, ca: Path | None, *, timeout: float = TIMEOUT) -> "Generator[Client]":
     """A client for the time of a `with` block. Nothing is sent before the first call. Raises UsageError."""
+    from safegraft.rpc.allocator import keep_freed_memory
     from safegraft.rpc.client import Client
     from safegraft.rpc.options import split_address
 
     split_address(server)
+    keep_freed_memory()
     with Client(server, token=read_token(token_file), ca=ca, timeout=timeout) as client:
         yield client
 
