@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 # would leave nothing but rounding errors.
 CANCELLED = 1e-6
 
-ADDED_IN_ORDER = 4  # so many numbers torch adds up one after the other; of more it adds up several at a time
+VECTOR = 8  # from so many numbers on, the order in which torch adds depends on the processor
 
 LARGEST, SMALLEST = 3.4e38, 1.2e-38  # of float32, in which weights are applied
 
@@ -30,13 +30,15 @@ def check_sum(weights: Sequence[float]) -> Iterator[str]:
 
 def total_of(weights: Sequence[float]) -> float:
     """The sum in float32, as torch adds up a tensor of them."""
-    if len(weights) > ADDED_IN_ORDER:
+    if len(weights) >= VECTOR:
         import torch
 
         return float(torch.tensor(weights, dtype=torch.float32).sum())
     import numpy as np
 
-    total = np.float32(0)
-    for weight in weights:
-        total += np.float32(weight)
-    return float(total)
+    # Four sums side by side, what is left over goes to the first, and then they are added.
+    numbers = np.array(weights, np.float32)
+    first = np.float32(0)
+    for number in (*numbers[:1], *numbers[4:], *numbers[1:4]):
+        first += number
+    return float(first)

@@ -1,5 +1,6 @@
 """The weighted mean: numbers worked by hand, and what a mean must obey."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from safegraft_plugins.linear import Linear
+from safegraft_plugins.weights import total_of
 
 Merge = Callable[..., torch.Tensor]
 
@@ -186,3 +188,11 @@ def check(numbers: tuple[float, ...], *, normalize: bool) -> list[str]:
 def test_weight_is_required_and_finite(asked: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Linear.InputParameters.model_validate(asked)
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_weights_are_added_as_torch_adds_them(count: int) -> None:
+    generator = random.Random(count)
+    for _ in range(200):
+        weights = [generator.gauss(0, 1) for _ in range(count)]
+        assert total_of(weights) == float(torch.tensor(weights).sum())
