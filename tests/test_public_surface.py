@@ -68,7 +68,9 @@ def test_the_plugin_contract() -> None:
     assert set(safegraft.methods.__all__) == {
         "Calibration",
         "CheckpointSource",
+        "Compiled",
         "Context",
+        "DeclinedError",
         "Granularity",
         "Input",
         "MergeMethod",
@@ -80,6 +82,8 @@ def test_the_plugin_contract() -> None:
         "Registry",
         "Requirements",
         "Statistic",
+        "StoredCut",
+        "StoredView",
         "TensorMap",
         "TensorView",
         "hookimpl",
