@@ -3,7 +3,8 @@
     python -m bench.gpu [--size 1GB] [--device cuda] [--threads 4]
 
 A merge reads and writes files whose bytes all cross the link, inputs one way and the result the other: the link, or
-the file cache, is the ceiling, and not the card.
+the file cache, is the ceiling, and not the card. Shares are of the bandwidths measured here: of the link's, the inputs'
+bytes; of the card's memory's, inputs and result once each.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import safegraft
 from bench.cases import METHODS
 from bench.run import BUILD
 from bench.sets import BASE, Sets
+from bench.shapes import SIZES
 from safegraft.engine.execute import usable
 
 PROBE_BYTES = 1 << 30
@@ -29,7 +31,7 @@ METHOD_NAMES = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties", "dell
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="Measure merges on a GPU.")
-    parser.add_argument("--size", default="1GB")
+    parser.add_argument("--size", default="1GB", choices=SIZES)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--threads", type=int, default=4)
     options = parser.parse_args()
@@ -39,17 +41,19 @@ def main() -> int:
         print(f"nothing to measure: {error}", file=sys.stderr)
         return 1
     device = torch.device(options.device)
-    print(f"{torch.cuda.get_device_name(device)}: link {_link(device):.1f} GB/s, memory {_memory(device):.0f} GB/s")
+    link, memory = _link(device), _memory(device)
+    print(f"{torch.cuda.get_device_name(device)}: link {link:.1f} GB/s, memory {memory:.0f} GB/s")
     sets = Sets(BUILD)
     folders = {name: str(sets.model(options.size, name)) for name in (BASE, "model-1", "model-2")}
     for name in METHOD_NAMES:
         recipe = _recipe(name, folders)
-        moved = _bytes_moved(recipe)
+        read, written = _bytes_moved(recipe)
         figures: dict[str, float] = {}
         for place in ("cpu", options.device, "cpu", options.device):  # the second time counts: all is warm
             figures[place] = _seconds(recipe, place, options.threads)
-        shown = ", ".join(f"{place} {moved / seconds / 1e9:.2f} GB/s" for place, seconds in figures.items())
-        print(json.dumps({"method": name, "seconds": figures}), shown, sep="\n  ")
+        rates = {place: (read + written) / seconds / 1e9 for place, seconds in figures.items()}
+        shares = {"link": read / figures[options.device] / 1e9 / link, "memory": rates[options.device] / memory}
+        print(json.dumps({"method": name, "seconds": figures, "gb_a_second": rates, "share": shares}))
     return 0
 
 
@@ -62,10 +66,11 @@ def _recipe(name: str, folders: dict[str, str]) -> dict[str, Any]:
     return {"merge_method": name, "models": models, "parameters": dict(method.parameters), **base}
 
 
-def _bytes_moved(recipe: dict[str, Any]) -> int:
+def _bytes_moved(recipe: dict[str, Any]) -> tuple[int, int]:
+    """Read and written."""
     plan = safegraft.plan(recipe)
     try:
-        return plan.cost.bytes_read + plan.cost.bytes_written
+        return plan.cost.bytes_read, plan.cost.bytes_written
     finally:
         plan.close()
 
@@ -78,6 +83,7 @@ def _seconds(recipe: dict[str, Any], device: str, threads: int) -> float:
 
 
 def _link(device: torch.device) -> float:
+    """From pinned memory to the device."""
     pinned = torch.empty(PROBE_BYTES, dtype=torch.uint8, pin_memory=True)
     there = torch.empty(PROBE_BYTES, dtype=torch.uint8, device=device)
     return PROBE_BYTES / _best(lambda: there.copy_(pinned, non_blocking=True), device) / 1e9
