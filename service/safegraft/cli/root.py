@@ -1,11 +1,17 @@
-"""The command group. A command's module is imported when it is called, not to list it."""
+"""The command group. A command's module is imported when it is called, not to list it.
 
+Other packages bring commands of their own through the entry-point group `safegraft.commands`.
+"""
+
+import functools
 import importlib
+from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple
 
 import click
 
 from safegraft import __version__
+from safegraft.errors import PluginError
 
 USAGE_WRONG = 2
 
@@ -36,23 +42,53 @@ COMMANDS = {
 }
 
 
+ENTRY_POINTS = "safegraft.commands"
+
+
+@functools.cache
+def _brought() -> dict[str, EntryPoint]:
+    """The commands of other packages. One of ours cannot be replaced."""
+    found = sorted(entry_points(group=ENTRY_POINTS), key=lambda point: (point.name, point.value))
+    return {point.name: point for point in found if point.name not in COMMANDS}
+
+
 class LazyGroup(click.Group):
-    """A group whose commands are named in COMMANDS."""
+    """A group whose commands are named in COMMANDS, or brought by other packages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *_brought()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        command = vars(importlib.import_module(entry.module))[entry.attribute]
-        assert isinstance(command, click.Command)
-        return command
+        if entry := COMMANDS.get(cmd_name):
+            command = vars(importlib.import_module(entry.module))[entry.attribute]
+            assert isinstance(command, click.Command)
+            return command
+        point = _brought().get(cmd_name)
+        return None if point is None else _load(point)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+        if brought := _brought():
+            with formatter.section("Companions"):
+                formatter.write_dl([(name, _summary(point)) for name, point in brought.items()])
+
+
+def _load(point: EntryPoint) -> click.Command:
+    try:
+        command = point.load()
+    except Exception as error:  # a stranger's package
+        raise PluginError(f"the command {point.name} ({point.value}) cannot be loaded: {error}") from error
+    if not isinstance(command, click.Command):
+        raise PluginError(f"the command {point.name} ({point.value}) is no click command")
+    return command
+
+
+def _summary(point: EntryPoint) -> str:
+    try:
+        return _load(point).get_short_help_str(limit=100)
+    except PluginError as error:
+        return f"broken: {error}"
 
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
