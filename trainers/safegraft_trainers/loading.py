@@ -75,9 +75,16 @@ def front_of(folder: Path, *, multimodal: bool) -> Any:
     """
     import transformers
 
-    kind: Any = transformers.AutoProcessor if multimodal else transformers.AutoTokenizer
+    from safegraft_trainers.processors import load_processor
+
+    config_of: Any = transformers.AutoConfig
+    tokenizer_of: Any = transformers.AutoTokenizer
     with _explained(folder.name, "its tokenizer or processor cannot be loaded"):
-        front = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if multimodal:
+            config = config_of.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            front = load_processor(folder, config, local_files_only=True)
+        else:
+            front = tokenizer_of.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     tokenizer: Any = front.tokenizer if multimodal else front
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
