@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist worksteal -q
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow bench check check-code check-types check-protos check-imports check-dockerfile docs format protos lock clean
+.PHONY: help demo lab test test-slow bench check check-code check-types check-protos check-imports check-dockerfile docs format protos lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -40,6 +40,9 @@ test: $(READY)  ## Run the tests, the slow ones left out
 
 test-slow: $(READY)  ## Run the slow tests only
 	$(PYTEST) -m slow
+
+lab: $(READY)  ## Run the paper in miniature, 5 seeds (an hour), and rewrite the tables and plots of docs/lab.md
+	$(BIN)/safegraft lab --out build/lab --page docs/lab.md
 
 bench: $(READY)  ## Measure against mergekit and the floor: BENCH="--profile full --readme" for all of it
 	$(BIN)/python -m bench $(BENCH)
