@@ -57,6 +57,7 @@ DETAILS = tuple(
 QUESTIONS, RESULT = "questions", "result.json"
 FINE, COARSE = [0.1, 0.2, 0.35, 0.5, 0.65, 0.8], [0.1, 0.25, 0.5, 0.75]
 
+CONTROLS = ("unaligned-base", "noise")  # pairings that nobody would want
 TUNED = (SFT, REPLAY, DPO, MULTITASK)
 STOPPED_EARLY = tuple((name, quarter) for name in (ADAPTED, SFT, DPO) for quarter in (1, 2))
 
@@ -166,7 +167,7 @@ def decisions(result: SweepResult) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for arm in dict.fromkeys(_arm(one) for one in measured):
         found[arm] = _safest([one for one in measured if _arm(one) == arm and one.meets_constraints])
-    merges = [one for one in measured if one.candidate.pairing not in ("unaligned-base", "noise")]
+    merges = [one for one in measured if one.candidate.pairing not in CONTROLS]
     baselines = {one.name: _losses(one.dev) for one in result.baselines if one.name in TUNING_BASELINES}
     for name, losses in baselines.items():
         found[f"against {name}"] = _safest([one for one in merges if dominates(_losses(one.dev), losses)])

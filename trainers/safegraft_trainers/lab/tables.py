@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safegraft.errors import OutputError, Problem
-from safegraft_trainers.lab.experiment import KNOWLEDGE, METRICS, STOPPED_EARLY, TUNED, early_name
+from safegraft_trainers.lab.experiment import CONTROLS, KNOWLEDGE, METRICS, STOPPED_EARLY, TUNED, early_name
 from safegraft_trainers.lab.stages import ADAPTED, ALIGNED, BENIGN
 from safegraft_trainers.lab.summary import Lab, Mean, Row
 
@@ -45,8 +45,11 @@ def _tuning(lab: Lab) -> str:
 
 
 def _merges(lab: Lab) -> str:
-    rows = [[row.name, f"{row.n}", *_rates(row), _strengths(row)] for row in map(lab.decided, lab.arms)]
-    return _table(f"pairing / method | seeds | {_AXES} | strengths", f"---|---:|{_RULE}|---", rows)
+    decided = [lab.decided(arm) for arm in lab.arms if arm.partition("/")[0] not in CONTROLS]
+    rows = [[row.name, f"{row.n}", *_rates(row), _strengths(row)] for row in decided if row.n]
+    table = _table(f"pairing / method | seeds | {_AXES} | strengths", f"---|---:|{_RULE}|---", rows)
+    nowhere = ", ".join(row.name for row in decided if not row.n)
+    return f"{table}\n\nIn no seed within the constraints: {nowhere}." if nowhere else table
 
 
 def _against(lab: Lab) -> str:
