@@ -61,7 +61,8 @@ def load_merged(merged: "MergedCheckpoint", name: str, *, dtype: str = "auto", d
     with tempfile.TemporaryDirectory(prefix="safegraft-") as scratch:
         folder = Path(scratch)
         for file, virtual in merged.files.items():
-            if not file.endswith((".safetensors", ".safetensors.index.json")):
+            # The manifest holds the digests of all weights: reading it would compute every merge a second time.
+            if not file.endswith((".safetensors", ".safetensors.index.json")) and file != "safegraft.json":
                 path = folder / file
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(virtual.read(0, virtual.size))
