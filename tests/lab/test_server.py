@@ -8,8 +8,8 @@ import pytest
 from safegraft import Client
 from safegraft.errors import ServerError, ServerUnavailableError
 from safegraft_trainers.lab.pairings import PAIRINGS
-from safegraft_trainers.lab.probes import CHECKPOINTS
 from safegraft_trainers.lab.server import PeakMemory, Server, peak_memory, running_server
+from safegraft_trainers.lab.shipped import CHECKPOINTS
 
 
 def test_server_answers_within_the_block_and_is_gone_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from safegraft.errors import DataCorruptedError, SafegraftError
 from safegraft_trainers.lab.pairings import HOST, PAIRINGS
-from safegraft_trainers.lab.probes import CHECKPOINTS
+from safegraft_trainers.lab.shipped import CHECKPOINTS
 from safegraft_trainers.lab.transfer import Merged, check_against_local, check_copied, check_files
 
 
@@ -79,10 +79,10 @@ def test_a_changed_tensor_that_should_be_the_hosts_is_noticed_by_name(merged: Me
 @pytest.mark.slow
 def test_other_bytes_than_a_local_merge_gives_are_noticed_by_file(merged: Merged) -> None:
     with pytest.raises(DataCorruptedError, match=r"other bytes for .*model\.safetensors"):
-        check_against_local(merged, PAIRINGS[0].recipe(0.5))
+        check_against_local(merged, PAIRINGS[0].recipe(0.5), CHECKPOINTS.parent)
 
 
 @pytest.mark.slow
 def test_a_local_merge_that_fails_says_why(merged: Merged) -> None:
     with pytest.raises(SafegraftError, match="no-such-method"):
-        check_against_local(merged, PAIRINGS[0].recipe(0.5) | {"merge_method": "no-such-method"})
+        check_against_local(merged, PAIRINGS[0].recipe(0.5) | {"merge_method": "no-such-method"}, CHECKPOINTS.parent)

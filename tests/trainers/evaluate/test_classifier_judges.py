@@ -14,7 +14,7 @@ from safegraft.errors import CheckpointError, UsageError
 from safegraft_trainers.evaluate.example import Scoring
 from safegraft_trainers.evaluate.judges import Verdict, get_judge
 from safegraft_trainers.evaluate.respondents import TransformersRespondent
-from safegraft_trainers.lab.probes import CHECKPOINTS
+from safegraft_trainers.lab.shipped import CHECKPOINTS
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "mix", "it", "with", "water", "sorry", "no", "please", "how", "?"]
 ANSWERS = [
@@ -158,7 +158,7 @@ def test_llama_guard_is_asked_through_its_template(monkeypatch: pytest.MonkeyPat
     assert verdicts == [Verdict(True, False), Verdict(False, False)]
     text, special_tokens = given[1]
     assert not special_tokens
-    assert "<user> request 1 answer 1 </s> <assistant>" in " ".join(text.split())
+    assert "<user> request 1 <assistant> answer 1 </s> <assistant>" in " ".join(text.split())
 
 
 def test_a_template_that_drops_the_answer_would_judge_nothing(

@@ -1,6 +1,5 @@
 """`safegraft evaluate`, from the command line to the files it leaves, on trained miniature checkpoints."""
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -10,19 +9,12 @@ import pytest
 from PIL import Image
 
 from safegraft.cli import main
-from safegraft_trainers.evaluate.example import Axis, Example, Picture, Scoring
 from safegraft_trainers.evaluate.formats import own
 from safegraft_trainers.evaluate.results import read_evaluations
-from safegraft_trainers.lab.probes import CHECKPOINTS, load_probes
+from safegraft_trainers.lab.shipped import CHECKPOINTS, questions
 
 LLM, LVLM = str(CHECKPOINTS / "aligned-llm"), str(CHECKPOINTS / "adapted-lvlm")
 QUICK = ["--max-new-tokens", "24", "--batch-size", "64", "--threads", "1"]
-SCORINGS = {
-    "text_safety": Scoring.ATTACK,
-    "multimodal_safety": Scoring.ATTACK,
-    "exaggerated_safety": Scoring.REFUSAL,
-    "helpfulness": Scoring.EXACT,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -33,19 +25,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def probes(tmp_path: Path) -> Path:
-    """Every seventh of the miniature world's probes, 8 or 9 of each of the eight sets: 69, with an image 44."""
-    examples: list[Example] = []
-    for place, probe in enumerate(load_probes()[::7]):
-        image = None
-        if probe.image is not None:
-            written = io.BytesIO()
-            probe.image.save(written, "PNG")
-            image = Picture(written.getvalue(), "probe")
-        axis = Axis(probe.axis)
-        examples.append(
-            Example(f"p{place}", axis, SCORINGS[axis], probe.prompt, image, probe.set, references=(probe.reference,))
-        )
-    own.save(examples, tmp_path / "probes.jsonl")
+    """Every seventh of the miniature world's questions, 8 or 9 of each of the eight sets: 69, with an image 42."""
+    own.save(questions().examples[::7], tmp_path / "probes.jsonl")
     return tmp_path / "probes.jsonl"
 
 
@@ -69,7 +50,7 @@ def test_models_side_by_side(probes: Path, tmp_path: Path, capsys: pytest.Captur
     shown = capsys.readouterr()
     head = shown.out.splitlines()[1].split()
     assert head == ["better", "n", "aligned-llm", "adapted-lvlm", "blend"]
-    assert "aligned-llm: 44 of 69 prompts were not asked: the model sees no images" in shown.out
+    assert "aligned-llm: 42 of 69 prompts were not asked: the model sees no images" in shown.out
     assert "asking" in shown.err
 
     llm, lvlm, merged = read_evaluations(out / "results.json")
@@ -107,7 +88,7 @@ def test_the_card_of_a_folder(probes: Path, tmp_path: Path) -> None:
     assert main(["evaluate", str(folder), LLM, "--suite", f"safegraft={probes}", "--card", str(folder), *QUICK]) == 0
     text = (folder / "README.md").read_text()
     assert "attack_success_rate" in text
-    assert "| attacks with an image | lower | 18 |" in text
+    assert "| attacks with an image | lower | 17 |" in text
     assert not (Path(LLM) / "README.md").exists()
 
 
@@ -171,7 +152,7 @@ def test_ctrl_c_says_that_nothing_is_lost(
     assert main(arguments) == 1
     assert "what was answered is kept: the same command goes on from there" in capsys.readouterr().err
     assert main(arguments) == 0
-    assert batches == 4  # 25 prompts are three batches, one of which was asked in vain
+    assert batches == 4  # 27 prompts are three batches, one of which was asked in vain
 
 
 def test_harness_scores_stand_beside_ours_and_are_kept(

@@ -14,7 +14,7 @@ from safegraft_trainers.evaluate.model_card import BEGIN, END, write_card
 from safegraft_trainers.evaluate.results import Evaluation
 from safegraft_trainers.evaluate.run import evaluate
 from safegraft_trainers.lab.pairings import PAIRINGS
-from safegraft_trainers.lab.probes import CHECKPOINTS
+from safegraft_trainers.lab.shipped import CHECKPOINTS
 
 OWN_CARD = """\
 ---

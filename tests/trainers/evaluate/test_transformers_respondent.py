@@ -11,7 +11,7 @@ from safegraft.errors import CheckpointError, InputError, UsageError
 from safegraft_trainers.evaluate.example import Example, Picture
 from safegraft_trainers.evaluate.respondents import TransformersRespondent
 from safegraft_trainers.evaluate.respondents.batching import batches
-from safegraft_trainers.lab.probes import CHECKPOINTS, load_probes
+from safegraft_trainers.lab.shipped import CHECKPOINTS, questions
 from safegraft_trainers.loading import Loaded, load
 
 
@@ -26,7 +26,7 @@ def lvlm() -> Loaded:
 
 
 def texts(make: SimpleNamespace, count: int = 12) -> list[Example]:
-    prompts = [probe.prompt for probe in load_probes() if probe.image is None][:count]
+    prompts = [one.prompt for one in questions().examples if one.image is None][:count]
     return [make.exact(f"e{place}", "", prompt=prompt) for place, prompt in enumerate(prompts)]
 
 

@@ -8,7 +8,7 @@ import torch
 
 from safegraft_trainers.evaluate.example import Axis, Example
 from safegraft_trainers.evaluate.formats.own import load, save
-from safegraft_trainers.lab.probes import CHECKPOINTS
+from safegraft_trainers.lab.shipped import CHECKPOINTS
 
 QUESTIONS = CHECKPOINTS / "questions" / "test.jsonl"
 PER_SUBSET = 10  # enough that both halves have some

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 
 from safegraft.errors import DataCorruptedError
-from safegraft_trainers.lab.probes import CHECKPOINTS
+from safegraft_trainers.lab.shipped import CHECKPOINTS
 from safegraft_trainers.sweep import resident as module
 from safegraft_trainers.sweep.merged import LocalMerger, Merge, read_safetensors
 from safegraft_trainers.sweep.resident import Resident

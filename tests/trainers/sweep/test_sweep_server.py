@@ -7,8 +7,8 @@ import pytest
 
 from safegraft import Client
 from safegraft.errors import RecipeError
-from safegraft_trainers.lab.probes import CHECKPOINTS
 from safegraft_trainers.lab.server import running_server
+from safegraft_trainers.lab.shipped import CHECKPOINTS
 from safegraft_trainers.sweep import sweep
 from safegraft_trainers.sweep.merged import LocalMerger, RemoteMerger
 from safegraft_trainers.sweep.resident import Resident

@@ -1,7 +1,7 @@
-"""`python -m safegraft_trainers.lab.demo`: merge trained miniature models through a server, and measure the result.
+"""`python -m safegraft_trainers.lab.demo`: the lab reduced to minutes.
 
-Tells the story and prints it; each of its parts is a module beside this one. Uses safegraft as its
-users do, and downloads nothing.
+Trains a miniature pair, shows that its safety goes, merges it over gRPC, and shows what comes back. Tells the story and
+prints it; each of its parts is a module beside this one. Uses safegraft as its users do, and downloads nothing.
 """
 
 import argparse
@@ -10,26 +10,31 @@ import json
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safegraft import Client
 from safegraft.errors import DataCorruptedError, OutputError, SafegraftError, ServerError, UsageError
-from safegraft_trainers.lab import bulk, report
-from safegraft_trainers.lab.pairings import HOST, INPUTS, PAIRINGS, STRENGTHS, Pairing, Recipe, linear
-from safegraft_trainers.lab.probes import CHECKPOINTS, FourAxes, Respondent, ask, load_probes
-from safegraft_trainers.lab.report import Curve
+from safegraft_trainers.lab import outcome, shipped, stages
+from safegraft_trainers.lab.pairings import HOST, PAIRINGS, Pairing, Recipe
 from safegraft_trainers.lab.server import Server, peak_memory, running_server
+from safegraft_trainers.lab.stages import ADAPTED, ALIGNED, CHECKPOINTS, PROJECTED, REDUCED, REPLAY, Scale
 from safegraft_trainers.lab.transfer import Merged, check_against_local, check_copied, check_files, fetch
+
+if TYPE_CHECKING:
+    from safegraft_trainers.evaluate.results import Evaluation
 
 MB = 1e6
 SERVER_LOG = "server.log"
+TRAINED = (ALIGNED, PROJECTED, ADAPTED, REPLAY)
+ASKED = (ALIGNED, ADAPTED, REPLAY)
+NEEDED = {"matplotlib": "evaluate", "PIL": "evaluate", "trl": "train", "datasets": "train"}
 Merges = Mapping[tuple[Pairing, float], Merged]
 
 RECIPE = """\
@@ -46,14 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code. What went wrong is one message on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m safegraft_trainers.lab.demo",
-        description="Merge trained miniature models through a server, ask them 480 probes, and measure.",
+        description="Train a miniature pair, see its safety go, merge it through a server, see what comes back.",
     )
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("demo-output"), help="default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="one strength a pairing, and no large models")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server must be stopped then, too
     try:
-        run(options.out, quick=options.quick)
+        run(options.out, REDUCED)
     except SafegraftError as error:
         print(f"\nthe demo failed: {error}", file=sys.stderr)
         if isinstance(error, ServerError):
@@ -65,54 +69,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(out: Path, *, quick: bool) -> None:
+def run(out: Path, scale: Scale) -> None:
     """The whole story. What it makes stays in `out`."""
     began = time.monotonic()
     check_packages()
     fresh_folder(out)
-    strengths = {pairing: (pairing.default,) if quick else STRENGTHS for pairing in PAIRINGS}
 
-    with tempfile.TemporaryDirectory(prefix="safegraft-demo-") as scratch, ExitStack() as stack:
-        large = Path(scratch, "large")
-        large_pair = None if quick else stack.enter_context(written_meanwhile(large))
+    step("Training on a made-up world: safegraft's own trainers, one core, from a base model that comes along")
+    train(out, scale)
 
-        step("A server, and the miniature models that come with this package")
-        roots = [CHECKPOINTS] if quick else [CHECKPOINTS, large]
-        server = stack.enter_context(running_server(roots, Path(scratch, "data"), out / SERVER_LOG))
-        client = stack.enter_context(Client(server.address, patience=15))
-        with held_back_interrupts():
-            say(f"safegraft {client.server_info().version} answers on {server.address}")
+    step(f"Answers to {len(shipped.questions().examples)} held-out questions")
+    models = {name: outcome.ask(str(out / CHECKPOINTS / name), name) for name in ASKED}
+    show_loss(models)
 
-        step("Plans, from headers alone")
-        plans = {pairing: show_plan(client, pairing) for pairing in PAIRINGS}
-
-        results = out / "merged"
-        step(f"Merges, received over gRPC while they are computed, into {results}")
-        merges = {
-            (pairing, strength): merge(client, pairing.recipe(strength), results / f"{pairing.safer}-{strength:g}")
-            for pairing in PAIRINGS
-            for strength in strengths[pairing]
-        }
-        show_transfers(merges)
-        if large_pair:
-            show_large_merge(client, large_pair, Path(scratch, "large-merged"))
-        show_memory(server)
+    step("A server, and plans from headers alone")
+    with tempfile.TemporaryDirectory(prefix="safegraft-demo-") as scratch:
+        roots, data = [out / CHECKPOINTS], Path(scratch, "data")
+        with running_server(roots, data, out / SERVER_LOG) as server, Client(server.address, patience=15) as client:
+            with held_back_interrupts():
+                say(f"safegraft {client.server_info().version} answers on {server.address}")
+            plans = {pairing: show_plan(client, pairing) for pairing in PAIRINGS}
+            results = out / "merged"
+            step(f"Merges, received over gRPC while they are computed, into {results}")
+            merges = {
+                (pairing, strength): merge(client, pairing.recipe(strength), results / f"{pairing.safer}-{strength:g}")
+                for pairing in PAIRINGS
+                for strength in pairing.strengths
+            }
+            show_transfers(merges)
+            show_memory(server)
 
     step("Checks")
-    check(merges, plans)
+    check(merges, plans, out)
 
-    step(f"Answers to {len(load_probes())} held-out probes")
-    inputs = {name: probe(CHECKPOINTS / name) for name in INPUTS}
-    curves = [
-        Curve(
-            pairing.name,
-            pairing.method,
-            [(strength, probe(merges[pairing, strength].folder)) for strength in strengths[pairing]],
-            pairing.default,
-        )
-        for pairing in PAIRINGS
-    ]
-    show_answers(inputs, curves, out)
+    step("The same questions to the merges")
+    merged = {
+        f"{pairing.method} {strength:g} {pairing.safer}": outcome.ask(str(one.folder), one.folder.name)
+        for (pairing, strength), one in merges.items()
+    }
+    show_recovery(models, merged, out)
 
     step("Your own two models")
     show_next_step(out)
@@ -148,9 +143,10 @@ def say(text: str) -> None:
 
 
 def check_packages() -> None:
-    missing = [name for name in ("matplotlib", "PIL") if importlib.util.find_spec(name) is None]
+    missing = {name: extra for name, extra in NEEDED.items() if importlib.util.find_spec(name) is None}
     if missing:
-        raise UsageError(f"the demo needs {' and '.join(missing)}: pip install 'safegraft[train]'")
+        extras = ",".join(sorted(set(missing.values())))
+        raise UsageError(f"the demo needs {' and '.join(missing)}: pip install 'safegraft[{extras}]'")
 
 
 def fresh_folder(out: Path) -> None:
@@ -167,17 +163,29 @@ def fresh_folder(out: Path) -> None:
         raise OutputError(f"{out} cannot be used: {error.strerror}; choose another folder with --out") from error
 
 
-@contextmanager
-def written_meanwhile(folder: Path) -> "Generator[subprocess.Popen[bytes]]":
-    """A process that writes the large pair. Not this one, so that it stays as small as a client is."""
-    folder.mkdir()
-    command = [sys.executable, "-m", bulk.__name__, str(folder)]
-    # In a session of its own, a Ctrl-C does not reach it: this process ends it.
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
+def train(out: Path, scale: Scale) -> None:
+    """A line for each training when the next begins."""
+    shipped.lay_out(out / CHECKPOINTS)
+    current = ""
+    began = time.monotonic()
+
+    def report(text: str) -> None:
+        nonlocal current, began
+        if current:
+            say(f"{current:<38} {time.monotonic() - began:3.0f} s")
+        current, began = text, time.monotonic()
+
+    stages.make(out, shipped.SEED, scale, report, only=TRAINED)
+    report("")
+    say(f"What the trainers said: {out / stages.LOG}")
+
+
+def show_loss(models: "Mapping[str, Evaluation]") -> None:
+    print(f"\n{outcome.table(models)}\n")
+    say("Percent with the 95 % interval; in brackets: the harmful truth was told, word for word.")
+    say(f"{ALIGNED} sees no pictures: it was asked in text alone.")
+    for line in outcome.loss(models):
+        say(line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,33 +218,18 @@ def show_transfers(merges: Merges) -> None:
             f"{pairing.name:<38} {len(own)} x {own[0].size / MB:.2f} MB,"
             f" first byte after {first:.2f} s, all after {whole:.2f} s"
         )
-    if len(merges) > len(PAIRINGS):
-        say("(medians, from the request on)")
-
-
-def show_large_merge(client: Client, writer: "subprocess.Popen[bytes]", folder: Path) -> None:
-    """The miniature models are too small to time; this pair is not."""
-    if writer.wait():
-        raise SafegraftError(f"writing the large pair failed with exit code {writer.returncode}; its message is above")
-    merged = merge(client, linear(f"large/{bulk.LVLM}", f"large/{bulk.LLM}", 0.25), folder)
-    say(
-        f"{'a larger pair, random weights':<38} {merged.size / MB:.0f} MB,"
-        f" first byte after {merged.first_byte:.2f} s, {merged.size / MB / merged.seconds:.0f} MB/s in all"
-    )
+    say("(medians, from the request on)")
 
 
 def show_memory(server: Server) -> None:
-    memory, client = server.peak_memory(), peak_memory()
-    if memory is None or client is None:
+    memory = server.peak_memory()
+    if memory is None or peak_memory() is None:
         say("peak memory: not known on a system without /proc")
         return
-    say(
-        f"peak memory: server {memory.server / MB:.0f} MB, its largest worker {memory.worker / MB:.0f} MB,"
-        f" this client {client / MB:.0f} MB"
-    )
+    say(f"peak memory: server {memory.server / MB:.0f} MB, its largest worker {memory.worker / MB:.0f} MB")
 
 
-def check(merges: Merges, plans: Mapping[Pairing, Plan]) -> None:
+def check(merges: Merges, plans: Mapping[Pairing, Plan], out: Path) -> None:
     """Raises DataCorruptedError when anything differs."""
     files = sum(check_files(merged) for merged in merges.values())
     say(f"{files} files: SHA-256 on disk = as received = as safegraft.json lists them")
@@ -245,39 +238,27 @@ def check(merges: Merges, plans: Mapping[Pairing, Plan]) -> None:
             raise DataCorruptedError(f"{pairing.name}: the merge is of another plan than was shown")
     say("each merge is of the plan that was shown for it, by its digest")
     for (pairing, _), merged in merges.items():
-        check_copied(merged, plans[pairing].copied, CHECKPOINTS / HOST)
+        check_copied(merged, plans[pairing].copied, out / CHECKPOINTS / HOST)
     say("every tensor to be copied (vision tower, projector) is the host's, bit for bit")
     first = PAIRINGS[0]
-    check_against_local(merges[first, first.default], first.recipe(first.default))
+    check_against_local(merges[first, first.default], first.recipe(first.default), out)
     say("`safegraft merge` on the same recipe, without a server, gives the same bytes")
 
 
-def probe(folder: Path) -> FourAxes:
-    """Raises CheckpointError when transformers does not load the folder whole."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    return ask(Respondent.load(folder))
-
-
-def show_answers(inputs: Mapping[str, FourAxes], curves: Sequence[Curve], out: Path) -> None:
-    say("Every merge loads in transformers: no tensor is missing, left over or of another shape.")
-    say("Percent of the prompts, ± half the width of the 95 % interval (Wilson):")
-    print(f"\n{report.four_axes(inputs, curves)}\n")
-    say("aligned-llm sees no pictures: its last two columns are over text alone.")
-    say("Set by set (a plain text; beside a picture; about a word that stands in the picture only):")
-    print(f"\n{report.every_set(inputs, curves)}\n")
+def show_recovery(models: "Mapping[str, Evaluation]", merged: "Mapping[str, Evaluation]", out: Path) -> None:
+    print(f"\n{outcome.table({ADAPTED: models[ADAPTED], **merged})}\n")
+    for line in outcome.recovery(models[ADAPTED], merged):
+        say(line)
     say("One training run of tiny models in a made-up world shows a mechanism, not how large it is")
-    say("in your models. Measure those before you rely on a merge.")
-    documents = {
-        "inputs": {name: report.document(axes) for name, axes in inputs.items()},
-        "merges": {
-            curve.name: {f"{strength:g}": report.document(axes) for strength, axes in curve.points} for curve in curves
-        },
-    }
-    (out / "results.json").write_text(json.dumps(documents, indent=1), encoding="utf-8")
-    report.plot(inputs, curves, out / "trade-off.png")
-    say(f"The trade-off as a picture: {out / 'trade-off.png'}; every count: {out / 'results.json'}")
+    say("in your models. Measure those before you rely on a merge; docs/lab.md has five runs.")
+    outcome.write({**models, **merged}, out)
+    for (name, _), recipe in _recipes().items():
+        (out / f"{name}.json").write_text(json.dumps(recipe, indent=1), encoding="utf-8")
+    say(f"Every answer: {out / outcome.RESULTS}; as pictures: {out / 'trade-off.png'}, {out / 'four-axes.png'}")
+
+
+def _recipes() -> dict[tuple[str, float], Recipe]:
+    return {(f"recipe-{one.safer}", one.default): one.recipe(one.default) for one in PAIRINGS}
 
 
 def show_next_step(out: Path) -> None:

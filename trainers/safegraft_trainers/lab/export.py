@@ -39,13 +39,9 @@ def _export(source: Path, out: Path) -> None:
     kind: Any = getattr(transformers, auto.from_pretrained(source).architectures[0])
     shutil.rmtree(out, ignore_errors=True)
     model = kind.from_pretrained(source, dtype=torch.bfloat16)
-    for part in (
-        model.config,
-        getattr(model.config, "text_config", None),
-        getattr(model.config, "vision_config", None),
-    ):
-        if part is not None:
-            part.name_or_path = ""  # where it lay on this machine
+    parts = [model.config, *(getattr(model.config, name, None) for name in ("text_config", "vision_config"))]
+    for part in filter(None, parts):
+        part.name_or_path = ""  # where it lay on this machine
     model.save_pretrained(out)
     for file in (*SIDECARS, *TOKENIZER):
         if (source / file).exists():

@@ -1,4 +1,4 @@
-"""Which of the miniature models are merged with which, how, and how strongly: recipes as a user writes them.
+"""What the demo merges, how, and how strongly: recipes as a user writes them.
 
 Pure data. Model names are those under which the demo's server, and its local check, know the folders.
 """
@@ -6,34 +6,35 @@ Pure data. Model names are those under which the demo's server, and its local ch
 from dataclasses import dataclass
 from typing import Any
 
-from safegraft_trainers.lab.probes import CHECKPOINTS
+from safegraft_trainers.lab.stages import ADAPTED, ALIGNED, CHECKPOINTS, REPLAY
 
 Recipe = dict[str, Any]
-
-HOST = "adapted-lvlm"
-INPUTS = ("aligned-llm", HOST, "safety-sft-lvlm", "safety-sft-replay-lvlm")
-STRENGTHS = (0.1, 0.25, 0.5, 0.75, 0.9)
+HOST = ADAPTED
 
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """A safer model merged into the adapted one. The strength is the safer model's share.
+    """A safer model merged into the adapted one. A strength is the safer model's share.
 
-    The default strengths were fixed beforehand, not chosen by the probes that the demo asks: a
-    quarter of a model that never saw a picture, half of a sibling.
+    The strengths were fixed beforehand, not chosen by the questions that the demo asks. default: the one in the middle,
+    whose plan is shown.
     """
 
     safer: str
     method: str
-    default: float
+    strengths: tuple[float, float, float]
 
     @property
     def name(self) -> str:
         return f"{HOST} + {self.safer}"
 
+    @property
+    def default(self) -> float:
+        return self.strengths[1]
+
     def recipe(self, strength: float) -> Recipe:
         write = linear if self.method == "linear" else slerp
-        return write(f"{CHECKPOINTS.name}/{HOST}", f"{CHECKPOINTS.name}/{self.safer}", strength)
+        return write(f"{CHECKPOINTS}/{HOST}", f"{CHECKPOINTS}/{self.safer}", strength)
 
 
 def linear(host: str, safer: str, strength: float) -> Recipe:
@@ -48,7 +49,6 @@ def slerp(host: str, safer: str, strength: float) -> Recipe:
 
 
 PAIRINGS = (
-    Pairing("aligned-llm", "linear", default=0.25),
-    Pairing("safety-sft-lvlm", "slerp", default=0.5),
-    Pairing("safety-sft-replay-lvlm", "slerp", default=0.5),
+    Pairing(ALIGNED, "linear", (0.2, 0.35, 0.5)),
+    Pairing(REPLAY, "slerp", (0.5, 0.65, 0.8)),
 )

@@ -25,13 +25,14 @@ import importlib
 import shutil
 import threading
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safegraft_trainers.lab.corpus import Sizes, write_corpus
 from safegraft_trainers.lab.pretraining import Schedule
 from safegraft_trainers.lab.world import World
+from safegraft_trainers.training.provenance import RECORD
 
 DATA, CHECKPOINTS, LOG = "data", "checkpoints", "training.log"
 BASE, TOWER, ALIGNED, PROJECTED, ADAPTED = "base-llm", "vision-tower", "aligned-llm", "projected-lvlm", "adapted-lvlm"
@@ -39,6 +40,7 @@ SFT, REPLAY, DPO, MULTITASK = "safety-sft-lvlm", "safety-sft-replay-lvlm", "safe
 UNALIGNED, BENIGN, NOISE = "unaligned-llm", "benign-llm", "noise-llm"
 ALL = (BASE, TOWER, ALIGNED, PROJECTED, ADAPTED, SFT, REPLAY, DPO, MULTITASK, UNALIGNED, BENIGN, NOISE)
 
+_MARK = ".complete"
 SAVES = 4  # checkpoints along the way, the last included
 
 Report = Callable[[str], None]
@@ -67,6 +69,13 @@ FULL = Scale(
     adaptation=1200,
     safety=240,
     preferences=160,
+)
+REDUCED = replace(
+    FULL,
+    sizes=Sizes(alignment=4000, pretraining=2000, instructions=10000, safety=1000, text=1000, preferences=0),
+    projector=150,
+    adaptation=800,
+    safety=120,
 )
 
 
@@ -177,8 +186,13 @@ def make(folder: Path, seed: int, scale: Scale, report: Report, *, only: Sequenc
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Every trainer writes its record last; what is made here is renamed when it is whole."""
-    return any((checkpoint / file).exists() for file in ("safegraft_training.json", ".complete"))
+    """Every trainer writes its record last; what is made without one is marked."""
+    return any((checkpoint / file).exists() for file in (RECORD, _MARK))
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """So that it is not made again."""
+    (checkpoint / _MARK).touch()
 
 
 def early(checkpoints: Path, name: str, quarter: int) -> Path:
@@ -205,7 +219,7 @@ def _write(folder: Path, *parts: Any) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     for part in parts:
         part.save_pretrained(draft)
-    (draft / ".complete").touch()
+    mark_complete(draft)
     draft.rename(folder)
 
 

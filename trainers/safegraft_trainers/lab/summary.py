@@ -19,7 +19,7 @@ Rates = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """Over n seeds. margin: half the width of Student's 95 % interval; None for a single seed."""
+    """Over n seeds. margin: half the width of Student's 95 % interval; None for fewer than three, too few for one."""
 
     value: float
     margin: float | None
@@ -30,7 +30,7 @@ class Mean:
         from scipy.stats import t  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
         value, n = statistics.fmean(values), len(values)
-        if n < 2:
+        if n < 3:
             return cls(value, None, n)
         quantile = float(t.ppf(0.975, n - 1))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
         return cls(value, quantile * statistics.stdev(values) / math.sqrt(n), n)

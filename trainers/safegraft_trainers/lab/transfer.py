@@ -18,7 +18,6 @@ from safegraft import Client
 from safegraft.errors import DataCorruptedError, SafegraftError
 from safegraft.rpc.client import TransferProgress
 from safegraft_trainers.lab.pairings import Recipe
-from safegraft_trainers.lab.probes import CHECKPOINTS
 
 MANIFEST = "safegraft.json"
 WEIGHTS = "model.safetensors"
@@ -80,13 +79,16 @@ def check_copied(merged: Merged, copied: Collection[str], host: Path) -> None:
         raise DataCorruptedError(f"{merged.folder}: not the host's, though the plan says so: {', '.join(changed)}")
 
 
-def check_against_local(merged: Merged, recipe: Recipe) -> None:
-    """Merge once more by `safegraft merge`, without a server. Raises DataCorruptedError when a byte differs."""
+def check_against_local(merged: Merged, recipe: Recipe, where: Path) -> None:
+    """Merge once more by `safegraft merge` in the folder `where`, without a server.
+
+    Raises DataCorruptedError when a byte differs.
+    """
     with tempfile.TemporaryDirectory(prefix="safegraft-demo-") as scratch:
         written = Path(scratch, "recipe.yml")
         written.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
         command = [sys.executable, "-m", "safegraft", "merge", str(written), "--out", str(Path(scratch, "merged"))]
-        local = subprocess.run([*command, "--json"], cwd=CHECKPOINTS.parent, capture_output=True, text=True)
+        local = subprocess.run([*command, "--json"], cwd=where, capture_output=True, text=True)
         if local.returncode:
             raise SafegraftError(f"`safegraft merge` failed on the recipe of {merged.folder}:\n{local.stderr}")
     files: list[dict[str, str]] = json.loads(local.stdout)["files"]
