@@ -137,7 +137,8 @@ def _assemble(llm: Any, tower: Tower, image_token_id: int, feature_layer: int, n
     model.model.multi_modal_projector = type(model.model.multi_modal_projector)(config).to(llm.dtype)
     model.set_output_embeddings(llm.get_output_embeddings())
     model.config.dtype = llm.dtype
-    for part in (config.text_config, config.vision_config):
+    parts: list[Any] = [config.text_config, config.vision_config]
+    for part in parts:
         part.name_or_path = ""  # it would be published: where the part lay on this machine
     model.generation_config = llm.generation_config
     _compare(model, llm, name)
