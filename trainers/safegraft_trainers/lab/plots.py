@@ -74,12 +74,11 @@ def _curves(lab: Lab, arms: dict[str, str], models: Sequence[str], title: str, p
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 6.4), dpi=110)
-    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.26, top=0.86, wspace=0.16)
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.26, top=0.86, wspace=0.2)
     figure.suptitle(title, fontsize=16, color=INK)
-    strengths = ", ".join(f"{strength:g}" for strength, _ in lab.curve(next(iter(arms))))
-    caption = (
-        f"Means of {len(lab.seeds)} seeds, dev questions. Marks grow with the strength ({strengths}); stars are models."
-    )
+    strengths = [strength for strength, _ in lab.curve(next(iter(arms)))]
+    grow = f"Marks grow with the strength, from {strengths[0]:g} to {strengths[-1]:g}"
+    caption = f"Means of {len(lab.seeds)} seeds, dev questions. {grow}; stars are models."
     figure.text(0.5, 0.02, caption, ha="center", fontsize=11, color=INK)
     places = figure.subplots(1, 3)
     for place, metric, name in zip(places, METRICS[:3], TITLES[:3], strict=True):
@@ -94,6 +93,7 @@ def _curves(lab: Lab, arms: dict[str, str], models: Sequence[str], title: str, p
         place.spines[["top", "right"]].set_visible(False)
     places[0].set_ylim(-4, 104)
     places[1].set_ylim(-4, 104)
+    places[2].set_ylim(-1, max(10, places[2].get_ylim()[1]))
     figure.legend(*places[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.06), ncols=3)
     figure.savefig(path)
 
