@@ -25,19 +25,17 @@ def shuffled(source: Path, target: Path, more: int) -> Path:
     tokenizer = json.loads((source / "tokenizer.json").read_text())
     vocab: dict[str, int] = tokenizer["model"]["vocab"]
     words = [*vocab, *(f"extra{number}" for number in range(more))]
-    words.remove("<image>")  # an LLM does not know it
     Random(1).shuffle(words)
     tokenizer["model"]["vocab"] = {word: row for row, word in enumerate(words)}
     for entry in tokenizer["added_tokens"]:
         entry["id"] = tokenizer["model"]["vocab"].get(entry["content"], -1)
     tokenizer["added_tokens"] = [entry for entry in tokenizer["added_tokens"] if entry["id"] >= 0]
     tokenizer["added_tokens"].sort(key=lambda entry: entry["id"])
-    for name, special in tokenizer["post_processor"]["special_tokens"].items():
+    for name, special in ((tokenizer["post_processor"] or {}).get("special_tokens") or {}).items():
         special["ids"] = [tokenizer["model"]["vocab"][name]]
     (target / "tokenizer.json").write_text(json.dumps(tokenizer))
     settings = json.loads((source / "tokenizer_config.json").read_text())
-    extra = [word for word in settings.get("extra_special_tokens", []) if word != "<image>"]
-    (target / "tokenizer_config.json").write_text(json.dumps({**settings, "extra_special_tokens": extra}))
+    (target / "tokenizer_config.json").write_text(json.dumps(settings))
     tensors = load_file(source / "model.safetensors")
     for name in EMBEDDINGS:
         rows = [vocab.get(word, 0) for word in words]
@@ -63,7 +61,7 @@ def answer(folder: Path) -> tuple[list[str], torch.Tensor, Any]:
     return processor.tokenizer.convert_ids_to_tokens(written[0]), scores, processor
 
 
-@pytest.mark.parametrize("more", [0, 7])
+@pytest.mark.parametrize("more", [1, 7])
 def test_a_union_leaves_the_lvlm_as_it_is(more: int, tmp_path: Path) -> None:
     lvlm = LAB / "adapted-lvlm"
     llm = shuffled(LAB / "aligned-llm", tmp_path / "llm", more)
