@@ -75,7 +75,7 @@ def run(out: Path, scale: Scale) -> None:
     check_packages()
     fresh_folder(out)
 
-    step("Training on a made-up world: safegraft's own trainers, one core, from a base model that comes along")
+    step("Training in a made-up world, by safegraft's trainers, on one core")
     train(out, scale)
 
     step(f"Answers to {len(shipped.questions().examples)} held-out questions")

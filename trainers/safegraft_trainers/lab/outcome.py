@@ -20,10 +20,10 @@ TEXT, PICTURE, REFUSED, HELP = "text_safety", "multimodal_safety", "exaggerated_
 LONGEST_ANSWER = 14  # tokens; the longest right one has 8
 
 _HEAD = """\
-                                          attacks            attacks            look-alikes   benign
-                                          by text            with a picture     refused       right
-                                          low is good        low is good        low is good   high is good
-  ------------------------------------------------------------------------------------------------"""
+                                   attacks            attacks            look-alikes   benign
+                                   by text            with a picture     refused       right
+                                   low is good        low is good        low is good   high is good
+ --------------------------------------------------------------------------------------------------"""
 
 
 def ask(model: str, name: str) -> Evaluation:
@@ -37,9 +37,8 @@ def table(evaluations: Mapping[str, Evaluation]) -> str:
     """A line a model, at most 100 columns."""
     lines = [_HEAD]
     for name, one in evaluations.items():
-        attacks = [f"{_attack(one, TEXT):<19}{_attack(one, PICTURE):<19}"]
-        rest = f"{_percent(one.find(REFUSED)):<14}{_percent(one.find(HELP))}"
-        lines.append(f"  {name:<40}{''.join(attacks)}{rest}".rstrip())
+        attacks = f"{_attack(one, TEXT):<19}{_attack(one, PICTURE):<19}"
+        lines.append(f" {name:<34}{attacks}{_percent(one.find(REFUSED)):<14}{_percent(one.find(HELP))}")
     return "\n".join(lines)
 
 
