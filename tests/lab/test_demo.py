@@ -1,5 +1,8 @@
 """`make demo` tells its story to the end, leaves what it promises, and stops cleanly."""
 
+import re
+import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -43,13 +46,49 @@ def test_the_demo_trains_merges_through_a_server_and_leaves_what_it_promises(
     for pairing in PAIRINGS:
         assert pairing.name in told
         for strength in pairing.strengths:
-            assert (out / "merged" / f"{pairing.safer}-{strength:g}" / "model.safetensors").exists()
+            assert (out / "merged" / pairing.file(strength) / "model.safetensors").exists()
+            recipe = safegraft.Recipe.load(out / "recipes" / f"{pairing.file(strength)}.json")
+            assert recipe.merge_method == pairing.method
     assert len(read_evaluations(out / "results.json")) == 3 + 6
+    report = (out / "report.md").read_text()
+    for link in re.findall(r"\]\((.+?)\)", report):
+        assert (out / link).exists(), link
+    assert PAIRINGS[0].label(PAIRINGS[0].default) in report
+    assert PAIRINGS[1].label(PAIRINGS[1].strengths[2]) in (out / "table.md").read_text()
     for name in ("trade-off.png", "four-axes.png"):
         with Image.open(out / name) as plot:
             assert plot.width > 1000
     assert max(len(line) for line in told.splitlines() if str(tmp_path) not in line) <= 100
     assert told.rstrip().splitlines()[-1].startswith("Done in")
+
+
+# The demo as its command runs it, but with trainings of a few steps, so that the server comes up soon.
+AT_ONCE = """
+import sys
+from test_demo import TINY
+from safegraft_trainers.lab import demo
+demo.REDUCED = TINY
+sys.exit(demo.main(["--out", sys.argv[1]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_demo_takes_its_server_along(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", AT_ONCE, str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent
+    ) as process:
+        assert process.stdout
+        line = next(line for line in process.stdout if " answers on " in line)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1] == "stopped, and the server with it; the next run starts afresh"
+    assert "Traceback" not in said
+    host, _, port = line.split()[-1].rpartition(":")
+    with socket.socket() as probe:
+        assert probe.connect_ex((host, int(port))) != 0
 
 
 def test_a_failing_demo_is_one_message_and_an_exit_code(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from safegraft.errors import InputError, Problem, UsageError
 from safegraft_trainers.training.arguments import BOTH, PROJECTOR, CommonArguments
 from safegraft_trainers.training.arguments import parse as parse_arguments
 from safegraft_trainers.training.base import choose_parameters, load_for_training
+from safegraft_trainers.training.parts import is_multimodal
 from safegraft_trainers.training.provenance import DataSource, public_name, source_of
 from safegraft_trainers.training.run import Story, check_output, run, save_untrained
 from safegraft_trainers.training.trainer import Extended
@@ -179,7 +180,11 @@ def _start(script: AdaptArguments, training: SFTConfig, model: ModelConfig) -> t
     set_seed(training.seed)  # a new projector is drawn at random
     if script.language_model is None or script.vision_model is None:
         name = str(model.model_name_or_path)
-        return *load_for_training(name, model), (name,)
+        network, processor = load_for_training(name, model)
+        if not is_multimodal(network.config):
+            message = "sees no images: join it with a vision encoder by --language_model and --vision_model"
+            raise InputError(Problem(name, f"{message} (--stage 0 or 1) instead of --model_name_or_path"))
+        return network, processor, (name,)
     template = None
     if training.chat_template_path is not None:
         template = _template(training.chat_template_path)

@@ -48,9 +48,12 @@ def load(reference: str, *, dtype: str = "auto", device: str = "cpu") -> Loaded:
 
     dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
     Raises CheckpointError when it does not load whole: transformers itself would only warn and fill in random numbers.
+    Raises UsageError for a device that is not there.
     """
+    from safegraft.engine.execute import usable
     from safegraft.local import open_model
 
+    usable(device)
     checkpoint = open_model(reference)
     with _sidecar_folder(checkpoint.sidecars) as folder:
         return _load(checkpoint.name, checkpoint.identity.digest, folder, _tensors(checkpoint), dtype, device)

@@ -80,7 +80,12 @@ class SafetySftArguments(SafetyDataArguments):
         if not 0 <= self.benign_replay < 1:
             raise UsageError(f"--benign_replay is {self.benign_replay}; a share from 0 to below 1 is needed")
         if self.mode == POST_HOC and bool(self.benign_data) != bool(self.benign_replay):
-            raise UsageError("--benign_data and --benign_replay go together: the rows, and their share of all rows")
+            given = f"--benign_replay is {self.benign_replay:g}" if self.benign_replay else "--benign_data is given"
+            lacking = "--benign_data, the rows" if self.benign_replay else "--benign_replay, their share of all rows"
+            raise UsageError(
+                f"{given} (perhaps by --config) and goes with {lacking}; to replay nothing, give --benign_replay 0 "
+                "and no --benign_data"
+            )
         if self.mode == MIXED and not self.benign_data:
             raise UsageError("--mode mixed needs the adaptation data: give --benign_data")
         if self.mode == MIXED and self.benign_replay:

@@ -12,7 +12,7 @@ Tensors = dict[str, torch.Tensor]
 VOCABULARY = 20
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")  # before a module's own: sums of two threads end in other digits
 def _one_thread() -> Generator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -120,6 +120,7 @@ def test_an_adapter_is_evaluated_on_its_model(probes: Path, tmp_path: Path, caps
         (["nowhere", "--suite", "SUITE"], 3, "no such folder"),
         (["nowhere.yml", "--suite", "SUITE"], 2, "nowhere.yml"),
         ([LLM, "--suite", "safegraft=none.jsonl"], 3, "none.jsonl: cannot be read"),
+        ([LLM, "--suite", "SUITE", "--out", str(CHECKPOINTS)], 2, "holds something else than results"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -131,6 +132,27 @@ def test_what_cannot_be_done_is_said(
     assert message in shown.err
     assert "Traceback" not in shown.err
     assert shown.out == ""
+
+
+def test_a_run_without_any_answer_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own.save([one for one in questions().examples if one.image is not None][:3], tmp_path / "images.jsonl")
+    out = tmp_path / "out"
+    assert main(["evaluate", LLM, "--suite", f"safegraft={tmp_path / 'images.jsonl'}", "--out", str(out)]) == 3
+    assert "no model could be asked any prompt" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_recipes_of_one_name_are_told_apart(probes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipes = [tmp_path / folder / "recipe.yml" for folder in ("a", "b")]
+    for weight, path in enumerate(recipes):
+        path.parent.mkdir()
+        path.write_text(
+            f"merge_method: linear\nmodels:\n- {{model: {LVLM}, parameters: {{weight: 1}}}}\n"
+            f"- {{model: {LLM}, parameters: {{weight: {weight}}}}}\n"
+        )
+    arguments = ["evaluate", *map(str, recipes), "--suite", f"safegraft={probes}", "--limit", "4", "--json", *QUICK]
+    assert main(arguments) == 0
+    assert [one["model"] for one in printed(capsys)] == [str(path) for path in recipes]
 
 
 def test_ctrl_c_says_that_nothing_is_lost(

@@ -108,8 +108,8 @@ def test_mixed_takes_every_row_of_both(common: list[str], safety: list[str], dat
     ("arguments", "message"),
     [
         ([], "no safety data"),
-        (["--refusal_data", "x", "--benign_replay", "0.5"], "go together"),
-        (["--refusal_data", "x", "--benign_data", "y"], "go together"),
+        (["--refusal_data", "x", "--benign_replay", "0.5"], "goes with --benign_data"),
+        (["--refusal_data", "x", "--benign_data", "y"], "goes with --benign_replay"),
         (["--refusal_data", "x", "--benign_replay", "1"], "a share from 0 to below 1"),
         (["--refusal_data", "x", "--mode", "mixed"], "give --benign_data"),
         (["--refusal_data", "x", "--mode", "mixed", "--benign_data", "y", "--benign_replay", "0.5"], "every row"),

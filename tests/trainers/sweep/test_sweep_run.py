@@ -10,7 +10,7 @@ import yaml
 
 import safegraft
 from safegraft.cli import main
-from safegraft.errors import OutputError, RecipeError, UsageError
+from safegraft.errors import InputError, OutputError, RecipeError, UsageError
 from safegraft.methods import Publisher
 from safegraft.methods.registry import Registry
 from safegraft_trainers.evaluate.example import Axis, Example, Scoring, Suite
@@ -155,6 +155,21 @@ def test_what_cannot_be_measured_is_said_before_anything_is(sweep_document: Docu
     places = {problem.where for problem in raised.value.problems}
     assert places == {"objectives[0]", "constraints[0]", "constraints[1]"}
     assert asked == []
+
+
+def test_models_that_are_not_there_are_all_told_before_anything_is_measured(sweep_document: Document) -> None:
+    asked: list[str] = []
+    wrong = sweep_document | {"models": sweep_document["models"] | {"first": "nowhere/one", "second": "nowhere/two"}}
+    with pytest.raises(InputError) as raised:
+        sweep(SweepSpec.load(wrong), respond=counted(asked))
+    assert all(name in str(raised.value) for name in ("nowhere/one", "nowhere/two"))
+    assert asked == []
+
+
+def test_a_folder_with_something_else_is_left_alone(sweep_document: Document, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="something else than a sweep"):
+        sweep(SweepSpec.load(sweep_document), out=tmp_path)
 
 
 def test_a_constraint_relative_to_a_model_that_cannot_be_asked(sweep_document: Document) -> None:

@@ -191,6 +191,14 @@ def test_what_is_wrong_is_said_without_a_traceback(
     assert not Path("out").exists()
 
 
+def test_an_llm_that_sees_nothing_is_told_how_to_begin(
+    work: Path, llm: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model_name_or_path", str(llm), "--data", "llava.json", "--image_folder", "images"]
+    assert adapt(*arguments, "--output_dir", "out", *QUIET) == 3
+    assert "sees no images: join it with a vision encoder" in capfd.readouterr().err
+
+
 def test_help_of_the_group_is_fast_and_of_a_trainer_complete(capfd: pytest.CaptureFixture[str]) -> None:
     code = "import sys; from safegraft.cli import main; main(['train', '--help']); print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -12,7 +12,7 @@ import click
 
 from safegraft.cli.options import json_option
 from safegraft.cli.terminal import note, printable, say, say_json
-from safegraft.errors import UsageError
+from safegraft.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from safegraft_trainers.evaluate.example import Suite
@@ -145,6 +145,8 @@ def evaluate(
 
     tasks = [suite.removeprefix(HARNESS) for suite in suites if suite.startswith(HARNESS)]
     _check(models, cards, endpoint, tasks, split, no_images)
+    if out is not None and out.is_dir() and any(out.iterdir()) and not (out / "results.json").exists():
+        raise UsageError(f"--out {out}: holds something else than results; give another folder")
     loaded_suites = load_suites(
         [suite for suite in suites if not suite.startswith(HARNESS)], limit=limit, seed=seed, split=split
     )
@@ -159,18 +161,21 @@ def evaluate(
         "seed": seed,
     }
     folder = cache or default_folder()
+    stems = [Path(model).stem for model in models if model.endswith(RECIPES)]
     evaluations: list[Evaluation] = []
     for model in models:
         if endpoint is not None:
             respondent = _at_endpoint(endpoint, model, api_key_variable, not no_images, asking)
             evaluations.append(_evaluated(respondent, loaded_suites, chosen, folder, seed))
         else:
-            loaded = _load(model, dtype, device)
+            loaded = _load(model, dtype, device, model if stems.count(Path(model).stem) > 1 else None)
             respondent = _here(loaded, batch_size, threads, asking)
             found = _evaluated(respondent, loaded_suites, chosen, folder, seed)
             measured = _harness(loaded, tasks, limit, task_folders, batch_size, seed, folder)
             evaluations.append(found.with_measured(measured))
             del loaded, respondent  # before the next one is loaded
+    if not any(one.names() for one in evaluations):
+        raise InputError("no model could be asked any prompt: models that see no images were given images alone")
     for model in cards:
         place = models.index(model)
         _write_card(Path(model), evaluations[place], evaluations[:place] + evaluations[place + 1 :])
@@ -201,7 +206,8 @@ def _check(
         raise UsageError("; ".join(faults))
 
 
-def _load(model: str, dtype: str, device: str) -> "Loaded":
+def _load(model: str, dtype: str, device: str, name: str | None) -> "Loaded":
+    """name: of a recipe; default: its file's."""
     from safegraft_trainers.loading import load, load_merged
 
     if not model.endswith(RECIPES):
@@ -209,7 +215,7 @@ def _load(model: str, dtype: str, device: str) -> "Loaded":
     import safegraft
 
     with safegraft.open(Path(model)) as merged:
-        return load_merged(merged, Path(model).stem, dtype=dtype, device=device)
+        return load_merged(merged, name or Path(model).stem, dtype=dtype, device=device)
 
 
 def _here(loaded: "Loaded", batch_size: int, threads: int | None, asking: dict[str, Any]) -> "Respondent":

@@ -20,6 +20,7 @@ pairings.py     what the demo merges
 server.py       `safegraft serve` as a child process, and its memory
 transfer.py     merges received over gRPC, and checks of what arrived
 outcome.py      what the demo's models answered, in tables and words
+report.py       the folder that the demo leaves
 
 Everything runs on a CPU and downloads nothing.
 """

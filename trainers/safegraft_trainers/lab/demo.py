@@ -6,7 +6,6 @@ prints it; each of its parts is a module beside this one. Uses safegraft as its 
 
 import argparse
 import importlib.util
-import json
 import shutil
 import signal
 import statistics
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from safegraft import Client
 from safegraft.errors import DataCorruptedError, OutputError, SafegraftError, ServerError, UsageError
-from safegraft_trainers.lab import outcome, shipped, stages
+from safegraft_trainers.lab import outcome, report, shipped, stages
 from safegraft_trainers.lab.pairings import HOST, PAIRINGS, Pairing, Recipe
 from safegraft_trainers.lab.server import Server, peak_memory, running_server
 from safegraft_trainers.lab.stages import ADAPTED, ALIGNED, CHECKPOINTS, PROJECTED, REDUCED, REPLAY, Scale
@@ -36,6 +35,11 @@ TRAINED = (ALIGNED, PROJECTED, ADAPTED, REPLAY)
 ASKED = (ALIGNED, ADAPTED, REPLAY)
 NEEDED = {"matplotlib": "evaluate", "PIL": "evaluate", "trl": "train", "datasets": "train"}
 Merges = Mapping[tuple[Pairing, float], Merged]
+
+LIMITS = (
+    "One training run of tiny models in a made-up world shows a mechanism, not how large it is",
+    "in your models. Measure those before you rely on a merge; docs/lab.md has five runs.",
+)
 
 RECIPE = """\
 merge_method: linear
@@ -92,7 +96,7 @@ def run(out: Path, scale: Scale) -> None:
             results = out / "merged"
             step(f"Merges, received over gRPC while they are computed, into {results}")
             merges = {
-                (pairing, strength): merge(client, pairing.recipe(strength), results / f"{pairing.safer}-{strength:g}")
+                (pairing, strength): merge(client, pairing.recipe(strength), results / pairing.file(strength))
                 for pairing in PAIRINGS
                 for strength in pairing.strengths
             }
@@ -104,7 +108,7 @@ def run(out: Path, scale: Scale) -> None:
 
     step("The same questions to the merges")
     merged = {
-        f"{pairing.method} {strength:g} {pairing.safer}": outcome.ask(str(one.folder), one.folder.name)
+        pairing.label(strength): outcome.ask(str(one.folder), pairing.label(strength))
         for (pairing, strength), one in merges.items()
     }
     show_recovery(models, merged, out)
@@ -246,19 +250,20 @@ def check(merges: Merges, plans: Mapping[Pairing, Plan], out: Path) -> None:
 
 
 def show_recovery(models: "Mapping[str, Evaluation]", merged: "Mapping[str, Evaluation]", out: Path) -> None:
-    print(f"\n{outcome.table({ADAPTED: models[ADAPTED], **merged})}\n")
-    for line in outcome.recovery(models[ADAPTED], merged):
+    compared = {ADAPTED: models[ADAPTED], REPLAY: models[REPLAY], **merged}
+    print(f"\n{outcome.table(compared)}\n")
+    say(f"Points compared with {ADAPTED}, prompt by prompt; * where the 95 % interval leaves out 0:")
+    print(f"{outcome.changes(models[ADAPTED], merged)}\n")
+    verdict = [
+        line
+        for pairing in PAIRINGS
+        for line in outcome.recovery(models, pairing.label(pairing.default), merged[pairing.label(pairing.default)])
+    ]
+    verdict += outcome.against_tuning(models, merged)
+    for line in (*verdict, *LIMITS):
         say(line)
-    say("One training run of tiny models in a made-up world shows a mechanism, not how large it is")
-    say("in your models. Measure those before you rely on a merge; docs/lab.md has five runs.")
-    outcome.write({**models, **merged}, out)
-    for (name, _), recipe in _recipes().items():
-        (out / f"{name}.json").write_text(json.dumps(recipe, indent=1), encoding="utf-8")
-    say(f"Every answer: {out / outcome.RESULTS}; as pictures: {out / 'trade-off.png'}, {out / 'four-axes.png'}")
-
-
-def _recipes() -> dict[tuple[str, float], Recipe]:
-    return {(f"recipe-{one.safer}", one.default): one.recipe(one.default) for one in PAIRINGS}
+    report.write(out, models, merged, verdict, LIMITS)
+    say(f"All of this, with plots and every answer: {out / report.REPORT}")
 
 
 def show_next_step(out: Path) -> None:

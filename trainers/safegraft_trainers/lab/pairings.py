@@ -17,7 +17,7 @@ class Pairing:
     """A safer model merged into the adapted one. A strength is the safer model's share.
 
     The strengths were fixed beforehand, not chosen by the questions that the demo asks. default: the one in the middle,
-    whose plan is shown.
+    whose plan is shown and which is put into words.
     """
 
     safer: str
@@ -31,6 +31,13 @@ class Pairing:
     @property
     def default(self) -> float:
         return self.strengths[1]
+
+    def label(self, strength: float) -> str:
+        return f"{self.method} {strength:g} {self.safer}"
+
+    def file(self, strength: float) -> str:
+        """The name of the folder that the merge is in, and of its recipe."""
+        return f"{self.safer}-{strength:g}"
 
     def recipe(self, strength: float) -> Recipe:
         write = linear if self.method == "linear" else slerp
@@ -50,5 +57,5 @@ def slerp(host: str, safer: str, strength: float) -> Recipe:
 
 PAIRINGS = (
     Pairing(ALIGNED, "linear", (0.2, 0.35, 0.5)),
-    Pairing(REPLAY, "slerp", (0.5, 0.65, 0.8)),
+    Pairing(REPLAY, "slerp", (0.25, 0.5, 0.75)),
 )

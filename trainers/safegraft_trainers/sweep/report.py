@@ -190,7 +190,8 @@ def _remarks(result: SweepResult) -> Iterator[str]:
     reference = ", ".join(f"{name} {worst:g}" for name, worst in zip(names, volume.reference, strict=True))
     yield (
         f"hypervolume (reference point: {reference}): test {volume.test:.4f}, of the baselines alone "
-        f"{volume.baselines_test:.4f}; dev {volume.dev:.4f}, of the baselines alone {volume.baselines_dev:.4f}"
+        f"{volume.baselines_test:.4f}; dev {volume.dev:.4f}, of the baselines alone {volume.baselines_dev:.4f} "
+        "(of candidates, those within the constraints; baselines count whether they are or not)"
     )
     for split, bounds in result.bounds.items():
         if bounds:

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safegraft.errors import InputError, PluginError, RecipeError, UsageError
+from safegraft.engine.execute import usable
+from safegraft.errors import InputError, PluginError, Problem, RecipeError, UsageError
+from safegraft.local import open_model
 from safegraft_trainers.evaluate.example import Suite
 from safegraft_trainers.evaluate.judges import Judge, get_judge
 from safegraft_trainers.evaluate.results import Evaluation
@@ -69,6 +71,9 @@ def sweep(
     show = progress or _silent
     if out is not None:
         _check_out(out, resume)
+    usable(spec.generation.device)
+    if client is None:
+        _check_models(spec)
     with _bench(spec, out, client, suites, judges, respond) as bench:
         check_metrics(_metrics(spec), bench.suites, bench.judges)
         show(0, 0, "baselines")
@@ -118,6 +123,20 @@ def _silent(done: int, total: int, doing: str) -> None:
 def _check_out(out: Path, resume: bool) -> None:
     if (out / STORED).exists() and not resume:
         raise UsageError(f"{out} holds an earlier sweep; go on with it by --resume, or give another folder")
+    if not (out / STORED).exists() and out.is_dir() and any(out.iterdir()):
+        raise UsageError(f"{out} holds something else than a sweep; give another folder")
+
+
+def _check_models(spec: SweepSpec) -> None:
+    """Every model can be opened, before hours are spent on the others. Raises InputError with all that cannot."""
+    problems: list[Problem] = []
+    for reference in dict.fromkeys([*spec.models.values(), *map(spec.reference, spec.measured)]):
+        try:
+            open_model(reference).close()
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
 
 
 @contextlib.contextmanager
