@@ -159,3 +159,8 @@ def test_random_candidates_differ_and_depend_on_the_seed_alone(sweep_document: d
     assert len(set(first)) == 12
     few = SweepSpec.load(sweep_document | {"search": {"random": {"trials": 50}}})
     assert sorted(names(few)) == sorted(names(SweepSpec.load(sweep_document)))  # there are no more
+
+
+def test_a_misspelt_method_is_guessed(sweep_document: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"of linar the strength is.*did you mean 'linear'"):
+        SweepSpec.load(sweep_document | {"methods": ["linar"]})

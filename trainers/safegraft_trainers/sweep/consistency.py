@@ -6,7 +6,7 @@ from typing import Any
 from safegraft.recipe.model import At
 from safegraft.recipe.values import closest
 from safegraft_trainers.sweep.parts import Method, Pairing, RecipeTemplate, Search, Strengths
-from safegraft_trainers.sweep.rules import rule_of
+from safegraft_trainers.sweep.rules import RULES, rule_of
 
 
 def cross_problems(parts: Mapping[str, Any]) -> Iterator[tuple[At, str]]:
@@ -81,8 +81,10 @@ def _methods(parts: Mapping[str, Any]) -> Iterator[tuple[At, str]]:
         at: At = ("methods", index)
         rule = rule_of(method.method)
         if rule is None and method.strength is None:
+            guess = closest(method.method, list(RULES))
             message = f"it is not known which parameter of {method.method} the strength is: give `strength`"
-            yield at, f"{message}, such as parameters.t or share.weight"
+            hint = f"; did you mean {guess!r}?" if guess else ""
+            yield at, f"{message}, such as parameters.t or share.weight{hint}"
         has_strength = method.strength is not None or (rule is not None and rule.parameter is not None)
         if has_strength:
             yield from _strengths(parts, method, at, f"{method.method} needs `strengths`, its own or the sweep's")
