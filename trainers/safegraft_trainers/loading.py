@@ -17,7 +17,6 @@ from safegraft.errors import CheckpointError, Problem
 
 if TYPE_CHECKING:
     from safegraft import MergedCheckpoint
-    from safegraft.checkpoint.types import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +49,16 @@ def load(reference: str, *, dtype: str = "auto", device: str = "cpu") -> Loaded:
     Raises CheckpointError when it does not load whole: transformers itself would only warn and fill in random numbers.
     Raises UsageError for a device that is not there.
     """
+    from safegraft.calibration.model import read_tensor
+    from safegraft.calibration.wording import sidecar_folder
     from safegraft.engine.execute import usable
     from safegraft.local import open_model
 
     usable(device)
     checkpoint = open_model(reference)
-    with _sidecar_folder(checkpoint.sidecars) as folder:
-        return _load(checkpoint.name, checkpoint.identity.digest, folder, _tensors(checkpoint), dtype, device)
+    with sidecar_folder(checkpoint) as folder:
+        tensors = {name: read_tensor(checkpoint, name) for name in checkpoint.tensors}
+        return _load(checkpoint.name, checkpoint.identity.digest, folder, tensors, dtype, device)
 
 
 def load_merged(merged: "MergedCheckpoint", name: str, *, dtype: str = "auto", device: str = "cpu") -> Loaded:
@@ -128,30 +130,6 @@ def _load(name: str, digest: str, folder: Path, tensors: Mapping[str, Any], dtyp
         listed = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names)}" for kind, names in faults.items())
         raise CheckpointError(Problem(name, f"does not load whole: {listed}"))
     return Loaded(name, digest, model.to(device).eval(), front_of(folder, multimodal=multimodal), multimodal)
-
-
-def _tensors(checkpoint: "Checkpoint") -> dict[str, Any]:
-    import torch
-
-    read: dict[str, Any] = {}
-    for name, info in checkpoint.tensors.items():
-        tensor = torch.empty(info.shape, dtype=info.dtype.torch)
-        if info.nbytes:
-            raw: Any = tensor.view(-1).view(torch.uint8).numpy()
-            checkpoint.read_into(info, 0, memoryview(raw))
-        read[name] = tensor
-    return read
-
-
-@contextlib.contextmanager
-def _sidecar_folder(sidecars: Mapping[str, bytes]) -> Generator[Path]:
-    """The small files of a checkpoint where transformers looks for them."""
-    with tempfile.TemporaryDirectory(prefix="safegraft-") as name:
-        for file, content in sidecars.items():
-            path = Path(name, file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        yield Path(name)
 
 
 @contextlib.contextmanager

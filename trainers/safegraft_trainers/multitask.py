@@ -27,16 +27,15 @@ from safegraft.errors import UsageError
 from safegraft_trainers.safety_data import (
     Piece,
     SafetyDataArguments,
-    as_read_by,
     counted,
     drawn,
     load_safety,
     refuse_evaluation,
     together,
 )
-from safegraft_trainers.safety_sft import SafetySftTrainer, llava_defaults
+from safegraft_trainers.safety_sft import SafetySftTrainer, llava_defaults, trainer_of
 from safegraft_trainers.training.arguments import parse as parse_arguments
-from safegraft_trainers.training.base import Choice, choose_parameters, load_for_training
+from safegraft_trainers.training.base import Choice
 from safegraft_trainers.training.provenance import source_of
 from safegraft_trainers.training.run import Story, check_output, run
 
@@ -91,15 +90,7 @@ def prepare(
     share = Fraction(str(script.safety_share))
     size = script.rows or round(len(adaptation.dataset) / (1 - share))  # all adaptation rows once
     rows, said = drawn(together(safety), together([adaptation]), safety_share=share, size=size, seed=training.seed)
-    network, front = load_for_training(model.model_name_or_path, model)
-    choice = choose_parameters(network, script, model)
-    trainer = SafetySftTrainer(
-        model=network,
-        args=training,
-        train_dataset=as_read_by(network, rows),
-        processing_class=front,
-        peft_config=choice.peft_config,
-    )
+    trainer, choice = trainer_of(script, training, model, rows)
     story = Story(
         command="multitask",
         title="VL adaptation and safety tuning at once",

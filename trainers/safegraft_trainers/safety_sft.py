@@ -120,6 +120,21 @@ def prepare(
     refuse_evaluation(training)
     check_output(training, script)
     pieces, rows, notes = learnt_rows(script, seed=training.seed)
+    trainer, choice = trainer_of(script, training, model, rows)
+    story = Story(
+        command="safety-sft",
+        title=f"Safety tuning on examples ({'post-hoc' if script.mode == POST_HOC else 'mixed'})",
+        base_models=(str(model.model_name_or_path),),
+        data=tuple(source_of(piece.name, piece.dataset) for piece in pieces),
+        notes=notes,
+    )
+    return trainer, choice, story
+
+
+def trainer_of(
+    script: SafetyDataArguments, training: SFTConfig, model: ModelConfig, rows: Any
+) -> tuple[SafetySftTrainer, Choice]:
+    """The model, loaded, and what of it learns from the rows (images, prompt, completion)."""
     network, front = load_for_training(model.model_name_or_path, model)
     choice = choose_parameters(network, script, model)
     trainer = SafetySftTrainer(
@@ -129,14 +144,7 @@ def prepare(
         processing_class=front,
         peft_config=choice.peft_config,
     )
-    story = Story(
-        command="safety-sft",
-        title=f"Safety tuning on examples ({'post-hoc' if script.mode == POST_HOC else 'mixed'})",
-        base_models=(str(model.model_name_or_path),),
-        data=tuple(source_of(piece.name, piece.dataset) for piece in pieces),
-        notes=notes,
-    )
-    return trainer, choice, story
+    return trainer, choice
 
 
 def learnt_rows(script: SafetySftArguments, *, seed: int) -> tuple[list[Piece], Any, tuple[str, ...]]:
