@@ -7,7 +7,7 @@ W + scale B A in float32, rounded once to the stored dtype, in bounded memory.
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ class LoraCheckpoint(Checkpoint):
         self.name = name
         self.config = base.config
         self.sidecars = base.sidecars
+        self.licence = base.licence
         self.tensors = base.tensors
         self.identity = _identity(name, base.identity, adapter.identity)
         places = self._find_places()
@@ -73,6 +74,9 @@ class LoraCheckpoint(Checkpoint):
             target[: len(piece)] = piece
             target = target[len(piece) :]
             start += len(piece)
+
+    def expecting(self, ranges: Sequence[tuple[TensorInfo, int, int]]) -> AbstractContextManager[None]:
+        return self._base.expecting(ranges)
 
     def tokens(self) -> Mapping[str, int] | None:
         return self._base.tokens()

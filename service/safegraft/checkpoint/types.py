@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from safegraft.checkpoint.dtypes import DType
+from safegraft.checkpoint.licence import Licence
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Checkpoint(ABC):
     tensors: Mapping[str, TensorInfo]  # in natural order of names
     sidecars: Mapping[str, bytes]  # every file that belongs beside the weights: bare name -> content
     notes: Sequence[str] = ()  # what a reader of a plan with it should know
+    licence: Licence | None = None  # as its model card declares it
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -66,6 +69,14 @@ class Checkpoint(ABC):
         Raises CheckpointError when the file ends early, InputChangedError when it is another one
         than was opened.
         """
+
+    def expecting(self, ranges: Sequence[tuple[TensorInfo, int, int]]) -> AbstractContextManager[None]:
+        """Within the block these tensors' bytes [start, stop) are going to be read, about in this order.
+
+        A hint, for checkpoints that are better read ahead; without it everything is read all the same.
+        """
+        del ranges
+        return nullcontext()
 
     @abstractmethod
     def tokens(self) -> Mapping[str, int] | None:

@@ -5,6 +5,7 @@ which tensor, and why, is `experts.py`'s business.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,7 @@ class ComposedCheckpoint(Checkpoint):
         self.identity = stored.identity
         self.config = stored.config
         self.sidecars = stored.sidecars
+        self.licence = stored.licence
         self.tensors = {name: tensors[name] for name in sorted(tensors, key=natural_order)}
         largest = max((block.nbytes for block in blocks if block.turned), default=0)
         self._turned: Once[memoryview] = Once(max(LEAST_KEPT, KEPT_BYTES // max(1, largest)))
@@ -100,6 +102,13 @@ class ComposedCheckpoint(Checkpoint):
             self._read_block(composed.blocks[index], offset, target[:count])
             target = target[count:]
             position += count
+
+    def expecting(self, ranges: Sequence[tuple[TensorInfo, int, int]]) -> AbstractContextManager[None]:
+        expected: list[tuple[TensorInfo, int, int]] = []
+        for tensor, start, stop in ranges:
+            composed = self._composed.get(tensor.name)
+            expected += [(tensor, start, stop)] if composed is None else _matrices_of(composed, start, stop)
+        return self._stored.expecting(expected)
 
     def tokens(self) -> Mapping[str, int] | None:
         return self._stored.tokens()
@@ -142,6 +151,13 @@ class ComposedCheckpoint(Checkpoint):
                 result[:, done : done + count] = spaced[:count].T
                 done += count
         return _bytes_of(result).toreadonly()
+
+
+def _matrices_of(composed: ComposedTensor, start: int, stop: int) -> list[tuple[TensorInfo, int, int]]:
+    """Where the blocks lie that hold these bytes of a composed tensor."""
+    size = composed.blocks[0].nbytes
+    touched = composed.blocks[(composed.skip + start) // size : -(-(composed.skip + stop) // size)]
+    return [(one.tensor, one.start, one.start + one.nbytes) for block in touched for one in block.matrices]
 
 
 def _bytes_of(array: NDArray[np.generic]) -> memoryview:

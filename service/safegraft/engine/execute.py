@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from safegraft.engine.ahead import expecting
 from safegraft.engine.identity import manifest
+from safegraft.engine.layout import least_shard_size
 from safegraft.engine.once import Once
 from safegraft.engine.preparation import Preparation, Report, unreported
 from safegraft.engine.staging import FileDigest
@@ -281,7 +283,7 @@ class VirtualFile:
         placed = self._placed(start, stop)
         self._merged.gather(placed, cancelled)
         next_ones = _NextOnes(self._merged, [one.task for one in placed])
-        with _one_torch_thread:
+        with _one_torch_thread, expecting(self._merged.plan, placed, start, stop):
             try:
                 for cut in self._cuts(start, stop):
                     self._merged.make_ready(cut, cancelled)
@@ -381,7 +383,16 @@ class MergedTensors(Mapping[str, "torch.Tensor"]):
 
 def manifest_of(plan: Plan, digests: Mapping[str, FileDigest]) -> bytes:
     """safegraft.json for files of these digests."""
-    return manifest(plan.recipe, plan.digest, plan.host_model, plan.names, plan.checkpoints, plan.versions, digests)
+    return manifest(
+        plan.recipe,
+        plan.digest,
+        plan.host_model,
+        plan.names,
+        plan.checkpoints,
+        plan.versions,
+        digests,
+        least_shard_size(plan.files),
+    )
 
 
 def _finish(

@@ -5,6 +5,7 @@ Shows names, files and a config; which layer comes where, and why, is `assembly.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -63,6 +64,9 @@ class RelayeredCheckpoint(VirtualCheckpoint):
     def stored_name(self, name: str) -> str:
         """What the tensor shown as `name` is called where it is stored."""
         return self._sources[name].name
+
+    def expecting(self, ranges: Sequence[tuple[TensorInfo, int, int]]) -> AbstractContextManager[None]:
+        return self.stored.expecting([(self._sources[tensor.name], start, stop) for tensor, start, stop in ranges])
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         self.stored.read_into(self._sources[tensor.name], start, buffer)

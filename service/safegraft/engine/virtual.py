@@ -1,6 +1,7 @@
 """A checkpoint that shows another one differently: other names, other tensors, other files beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from safegraft.checkpoint.types import Checkpoint, TensorInfo
 
@@ -15,9 +16,15 @@ class VirtualCheckpoint(Checkpoint):
         self.config = stored.config
         self.tensors = stored.tensors
         self.sidecars = stored.sidecars
+        self.licence = stored.licence
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         self.stored.read_into(tensor, start, buffer)
+
+    def expecting(self, ranges: Sequence[tuple[TensorInfo, int, int]]) -> AbstractContextManager[None]:
+        """Tensors that are shown otherwise than they are stored are read when they are asked for."""
+        there = self.stored.tensors
+        return self.stored.expecting([one for one in ranges if there.get(one[0].name) is one[0]])
 
     def tokens(self) -> Mapping[str, int] | None:
         return self.stored.tokens()

@@ -5,6 +5,7 @@ in bounded memory; `tokenizer.py` decides which row is which.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,15 @@ class VocabularyCheckpoint(VirtualCheckpoint):
 
     def tokens(self) -> Mapping[str, int] | None:
         return self._tokens
+
+    def expecting(self, ranges: Sequence[tuple[TensorInfo, int, int]]) -> AbstractContextManager[None]:
+        """Of a vocabulary tensor in another order all rows may be wanted at any time."""
+        expected: list[tuple[TensorInfo, int, int]] = []
+        for tensor, start, stop in ranges:
+            virtual = self._virtual.get(tensor.name)
+            own = tensor if virtual is None else self.stored.tensors[virtual.own]
+            expected.append((own, start, stop) if virtual is None else (own, 0, own.nbytes))
+        return self.stored.expecting(expected)
 
     def stored_dtype(self, name: str) -> DType:
         """Of the tensor that is stored for the one shown as `name`."""

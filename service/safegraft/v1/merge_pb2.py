@@ -26,21 +26,25 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18safegraft/v1/merge.proto\x12\x0csafegraft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x84\x04\n\x05Merge\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.safegraft.v1.MergeState\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bplan_digest\x18\x06 \x01(\t\x12\x12\n\nhost_model\x18\x07 \x01(\t\x12&\n\x05\x66iles\x18\x08 \x03(\x0b\x32\x17.safegraft.v1.MergeFile\x12\x10\n\x08warnings\x18\t \x03(\t\x12-\n\x08progress\x18\n \x01(\x0b\x32\x1b.safegraft.v1.MergeProgress\x12!\n\x05\x65rror\x18\x0b \x01(\x0b\x32\x12.google.rpc.Status\x12\x0e\n\x06recipe\x18\x0c \x01(\t\x12\x16\n\x0emax_shard_size\x18\r \x01(\x03\x12\x0f\n\x07threads\x18\x0e \x01(\x05\x12*\n\tretention\x18\x0f \x01(\x0e\x32\x17.safegraft.v1.Retention\x12\x36\n\x12inputs_modify_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\tMergeFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x17\n\x0f\x61vailable_bytes\x18\x04 \x01(\x03\"{\n\rMergeProgress\x12\x12\n\nbytes_done\x18\x01 \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x03\x12\x14\n\x0ctensors_done\x18\x03 \x01(\x03\x12\x15\n\rtensors_total\x18\x04 \x01(\x03\x12\x14\n\x0c\x63urrent_file\x18\x05 \x01(\t*\xa8\x01\n\nMergeState\x12\x1b\n\x17MERGE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MERGE_STATE_QUEUED\x10\x01\x12\x17\n\x13MERGE_STATE_RUNNING\x10\x02\x12\x19\n\x15MERGE_STATE_SUCCEEDED\x10\x03\x12\x16\n\x12MERGE_STATE_FAILED\x10\x04\x12\x19\n\x15MERGE_STATE_CANCELLED\x10\x05*N\n\tRetention\x12\x19\n\x15RETENTION_UNSPECIFIED\x10\x00\x12\x12\n\x0eRETENTION_KEEP\x10\x01\x12\x12\n\x0eRETENTION_NONE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18safegraft/v1/merge.proto\x12\x0csafegraft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xcd\x04\n\x05Merge\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.safegraft.v1.MergeState\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bplan_digest\x18\x06 \x01(\t\x12\x12\n\nhost_model\x18\x07 \x01(\t\x12&\n\x05\x66iles\x18\x08 \x03(\x0b\x32\x17.safegraft.v1.MergeFile\x12\x10\n\x08warnings\x18\t \x03(\t\x12-\n\x08progress\x18\n \x01(\x0b\x32\x1b.safegraft.v1.MergeProgress\x12!\n\x05\x65rror\x18\x0b \x01(\x0b\x32\x12.google.rpc.Status\x12\x0e\n\x06recipe\x18\x0c \x01(\t\x12\x16\n\x0emax_shard_size\x18\r \x01(\x03\x12\x0f\n\x07threads\x18\x0e \x01(\x05\x12*\n\tretention\x18\x0f \x01(\x0e\x32\x17.safegraft.v1.Retention\x12\x36\n\x12inputs_modify_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0ehub_credential\x18\x11 \x01(\t\x12/\n\x0cpublications\x18\x12 \x03(\x0b\x32\x19.safegraft.v1.Publication\"P\n\tMergeFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x17\n\x0f\x61vailable_bytes\x18\x04 \x01(\x03\"{\n\rMergeProgress\x12\x12\n\nbytes_done\x18\x01 \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x03\x12\x14\n\x0ctensors_done\x18\x03 \x01(\x03\x12\x15\n\rtensors_total\x18\x04 \x01(\x03\x12\x14\n\x0c\x63urrent_file\x18\x05 \x01(\t\"\xb1\x03\n\x0bPublication\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.safegraft.v1.PublicationState\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrepository\x18\x05 \x01(\t\x12\x10\n\x08revision\x18\x06 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x07 \x01(\t\x12\x0b\n\x03url\x18\x08 \x01(\t\x12\x18\n\x10pull_request_url\x18\t \x01(\t\x12\x0c\n\x04tags\x18\n \x03(\t\x12\x0f\n\x07private\x18\x0b \x01(\x08\x12\x11\n\tevaluated\x18\x0c \x01(\x08\x12\x12\n\ncredential\x18\r \x01(\t\x12\x12\n\nbytes_done\x18\x0e \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\x0f \x01(\x03\x12\x14\n\x0c\x63urrent_file\x18\x10 \x01(\t\x12!\n\x05\x65rror\x18\x11 \x01(\x0b\x32\x12.google.rpc.Status*\xa8\x01\n\nMergeState\x12\x1b\n\x17MERGE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MERGE_STATE_QUEUED\x10\x01\x12\x17\n\x13MERGE_STATE_RUNNING\x10\x02\x12\x19\n\x15MERGE_STATE_SUCCEEDED\x10\x03\x12\x16\n\x12MERGE_STATE_FAILED\x10\x04\x12\x19\n\x15MERGE_STATE_CANCELLED\x10\x05*N\n\tRetention\x12\x19\n\x15RETENTION_UNSPECIFIED\x10\x00\x12\x12\n\x0eRETENTION_KEEP\x10\x01\x12\x12\n\x0eRETENTION_NONE\x10\x02*\xb4\x01\n\x10PublicationState\x12!\n\x1dPUBLICATION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PUBLICATION_STATE_RUNNING\x10\x01\x12\x1f\n\x1bPUBLICATION_STATE_SUCCEEDED\x10\x02\x12\x1c\n\x18PUBLICATION_STATE_FAILED\x10\x03\x12\x1f\n\x1bPUBLICATION_STATE_CANCELLED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'safegraft.v1.merge_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MERGESTATE']._serialized_start=827
-  _globals['_MERGESTATE']._serialized_end=995
-  _globals['_RETENTION']._serialized_start=997
-  _globals['_RETENTION']._serialized_end=1075
+  _globals['_MERGESTATE']._serialized_start=1336
+  _globals['_MERGESTATE']._serialized_end=1504
+  _globals['_RETENTION']._serialized_start=1506
+  _globals['_RETENTION']._serialized_end=1584
+  _globals['_PUBLICATIONSTATE']._serialized_start=1587
+  _globals['_PUBLICATIONSTATE']._serialized_end=1767
   _globals['_MERGE']._serialized_start=101
-  _globals['_MERGE']._serialized_end=617
-  _globals['_MERGEFILE']._serialized_start=619
-  _globals['_MERGEFILE']._serialized_end=699
-  _globals['_MERGEPROGRESS']._serialized_start=701
-  _globals['_MERGEPROGRESS']._serialized_end=824
+  _globals['_MERGE']._serialized_end=690
+  _globals['_MERGEFILE']._serialized_start=692
+  _globals['_MERGEFILE']._serialized_end=772
+  _globals['_MERGEPROGRESS']._serialized_start=774
+  _globals['_MERGEPROGRESS']._serialized_end=897
+  _globals['_PUBLICATION']._serialized_start=900
+  _globals['_PUBLICATION']._serialized_end=1333
 # @@protoc_insertion_point(module_scope)

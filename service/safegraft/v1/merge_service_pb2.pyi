@@ -19,7 +19,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerInfo(_message.Message):
-    __slots__ = ("version", "start_time", "model_roots", "workers", "max_chunk_bytes", "max_recipe_bytes", "max_upload_bytes", "used_upload_bytes", "upload_lifetime", "free_disk_bytes")
+    __slots__ = ("version", "start_time", "model_roots", "workers", "max_chunk_bytes", "max_recipe_bytes", "max_upload_bytes", "used_upload_bytes", "upload_lifetime", "free_disk_bytes", "hub_models", "url_prefixes", "hub_credentials", "publish_to")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     MODEL_ROOTS_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,10 @@ class ServerInfo(_message.Message):
     USED_UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_LIFETIME_FIELD_NUMBER: _ClassVar[int]
     FREE_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HUB_MODELS_FIELD_NUMBER: _ClassVar[int]
+    URL_PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    HUB_CREDENTIALS_FIELD_NUMBER: _ClassVar[int]
+    PUBLISH_TO_FIELD_NUMBER: _ClassVar[int]
     version: str
     start_time: _timestamp_pb2.Timestamp
     model_roots: _containers.RepeatedScalarFieldContainer[str]
@@ -40,7 +44,11 @@ class ServerInfo(_message.Message):
     used_upload_bytes: int
     upload_lifetime: _duration_pb2.Duration
     free_disk_bytes: int
-    def __init__(self, version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., model_roots: _Optional[_Iterable[str]] = ..., workers: _Optional[int] = ..., max_chunk_bytes: _Optional[int] = ..., max_recipe_bytes: _Optional[int] = ..., max_upload_bytes: _Optional[int] = ..., used_upload_bytes: _Optional[int] = ..., upload_lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., free_disk_bytes: _Optional[int] = ...) -> None: ...
+    hub_models: _containers.RepeatedScalarFieldContainer[str]
+    url_prefixes: _containers.RepeatedScalarFieldContainer[str]
+    hub_credentials: _containers.RepeatedScalarFieldContainer[str]
+    publish_to: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., model_roots: _Optional[_Iterable[str]] = ..., workers: _Optional[int] = ..., max_chunk_bytes: _Optional[int] = ..., max_recipe_bytes: _Optional[int] = ..., max_upload_bytes: _Optional[int] = ..., used_upload_bytes: _Optional[int] = ..., upload_lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., free_disk_bytes: _Optional[int] = ..., hub_models: _Optional[_Iterable[str]] = ..., url_prefixes: _Optional[_Iterable[str]] = ..., hub_credentials: _Optional[_Iterable[str]] = ..., publish_to: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListMethodsRequest(_message.Message):
     __slots__ = ()
@@ -153,28 +161,32 @@ class Plugin(_message.Message):
     def __init__(self, name: _Optional[str] = ..., module: _Optional[str] = ..., distribution: _Optional[str] = ..., version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., modifiers: _Optional[_Iterable[str]] = ..., tensor_maps: _Optional[_Iterable[str]] = ..., checkpoint_sources: _Optional[_Iterable[str]] = ..., publishers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlanMergeRequest(_message.Message):
-    __slots__ = ("recipe", "max_shard_size")
+    __slots__ = ("recipe", "max_shard_size", "hub_credential")
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     MAX_SHARD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    HUB_CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
     recipe: str
     max_shard_size: int
-    def __init__(self, recipe: _Optional[str] = ..., max_shard_size: _Optional[int] = ...) -> None: ...
+    hub_credential: str
+    def __init__(self, recipe: _Optional[str] = ..., max_shard_size: _Optional[int] = ..., hub_credential: _Optional[str] = ...) -> None: ...
 
 class CreateMergeRequest(_message.Message):
-    __slots__ = ("recipe", "max_shard_size", "threads", "retention", "request_id", "validate_only")
+    __slots__ = ("recipe", "max_shard_size", "threads", "retention", "request_id", "validate_only", "hub_credential")
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     MAX_SHARD_SIZE_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
     RETENTION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    HUB_CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
     recipe: str
     max_shard_size: int
     threads: int
     retention: _merge_pb2.Retention
     request_id: str
     validate_only: bool
-    def __init__(self, recipe: _Optional[str] = ..., max_shard_size: _Optional[int] = ..., threads: _Optional[int] = ..., retention: _Optional[_Union[_merge_pb2.Retention, str]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ...) -> None: ...
+    hub_credential: str
+    def __init__(self, recipe: _Optional[str] = ..., max_shard_size: _Optional[int] = ..., threads: _Optional[int] = ..., retention: _Optional[_Union[_merge_pb2.Retention, str]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., hub_credential: _Optional[str] = ...) -> None: ...
 
 class GetMergeRequest(_message.Message):
     __slots__ = ("name",)
@@ -219,6 +231,46 @@ class CancelMergeRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class DeleteMergeRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class PublishMergeRequest(_message.Message):
+    __slots__ = ("name", "repository", "public", "revision", "pull_request", "tags", "message", "replace", "evaluation", "plot", "unevaluated", "credential")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    PULL_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    PLOT_FIELD_NUMBER: _ClassVar[int]
+    UNEVALUATED_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    repository: str
+    public: bool
+    revision: str
+    pull_request: bool
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    message: str
+    replace: bool
+    evaluation: bytes
+    plot: bytes
+    unevaluated: bool
+    credential: str
+    def __init__(self, name: _Optional[str] = ..., repository: _Optional[str] = ..., public: bool = ..., revision: _Optional[str] = ..., pull_request: bool = ..., tags: _Optional[_Iterable[str]] = ..., message: _Optional[str] = ..., replace: bool = ..., evaluation: _Optional[bytes] = ..., plot: _Optional[bytes] = ..., unevaluated: bool = ..., credential: _Optional[str] = ...) -> None: ...
+
+class PublishMergeResponse(_message.Message):
+    __slots__ = ("publication",)
+    PUBLICATION_FIELD_NUMBER: _ClassVar[int]
+    publication: _merge_pb2.Publication
+    def __init__(self, publication: _Optional[_Union[_merge_pb2.Publication, _Mapping]] = ...) -> None: ...
+
+class CancelPublicationRequest(_message.Message):
     __slots__ = ("name",)
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str

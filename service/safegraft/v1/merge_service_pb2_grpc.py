@@ -88,6 +88,16 @@ class MergeServiceStub(object):
                 request_serializer=safegraft_dot_v1_dot_merge__service__pb2.DeleteMergeRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.PublishMerge = channel.unary_stream(
+                '/safegraft.v1.MergeService/PublishMerge',
+                request_serializer=safegraft_dot_v1_dot_merge__service__pb2.PublishMergeRequest.SerializeToString,
+                response_deserializer=safegraft_dot_v1_dot_merge__service__pb2.PublishMergeResponse.FromString,
+                _registered_method=True)
+        self.CancelPublication = channel.unary_unary(
+                '/safegraft.v1.MergeService/CancelPublication',
+                request_serializer=safegraft_dot_v1_dot_merge__service__pb2.CancelPublicationRequest.SerializeToString,
+                response_deserializer=safegraft_dot_v1_dot_merge__pb2.Publication.FromString,
+                _registered_method=True)
 
 
 class MergeServiceServicer(object):
@@ -194,9 +204,41 @@ class MergeServiceServicer(object):
 
     def DeleteMerge(self, request, context):
         """Removes a merge that is in a final state, with its files and its request id. Reads that are under way may still finish,
-        or fail with NOT_FOUND.
+        or fail with NOT_FOUND. What was published stays published.
 
-        Errors: NOT_FOUND, also for the second of two calls; FAILED_PRECONDITION while it is QUEUED or RUNNING: cancel it first.
+        Errors: NOT_FOUND, also for the second of two calls; FAILED_PRECONDITION while it is QUEUED or RUNNING or being published:
+        cancel that first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishMerge(self, request, context):
+        """Publishes a merge's result to a repository on the Hugging Face Hub: all files in one commit, or nothing. The first
+        answer is the publication as it was stored; then comes one each time it changes, at most a few in a second, and a
+        heartbeat every ten seconds or so when there is nothing to tell. The stream ends, with status OK, after the answer that
+        shows a final state: whether it SUCCEEDED is there, and not in the status.
+
+        A client that goes away stops nothing: the same call again joins the publication that is running, or, when it has ended
+        in failure, continues it: what the Hub has already is not sent again. A merge with RETENTION_KEEP is published when it
+        has SUCCEEDED; one with RETENTION_NONE is computed for it, a file at a time.
+
+        The Hub is asked in the name of `credential`, or else with the caller's own token in the header
+        "x-hub-token: hf_...": the server holds that in memory as long as the publication runs, and never stores it.
+
+        Errors: NOT_FOUND; INVALID_ARGUMENT if the repository's name, a tag, the evaluation or the credential is not one that can
+        be used, if neither an evaluation nor `unevaluated` is given, or if this server does not publish there (ServerInfo says
+        where it does); FAILED_PRECONDITION if the merge FAILED or was CANCELLED, or another publication of it to the same
+        revision, with other settings, is running.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelPublication(self, request, context):
+        """Stops a publication. Returns when the worker has stopped, within seconds. Cancelling a CANCELLED one again is no error.
+
+        Errors: NOT_FOUND; FAILED_PRECONDITION if it SUCCEEDED or FAILED, also if it did so just before it could be stopped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -254,6 +296,16 @@ def add_MergeServiceServicer_to_server(servicer, server):
                     servicer.DeleteMerge,
                     request_deserializer=safegraft_dot_v1_dot_merge__service__pb2.DeleteMergeRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'PublishMerge': grpc.unary_stream_rpc_method_handler(
+                    servicer.PublishMerge,
+                    request_deserializer=safegraft_dot_v1_dot_merge__service__pb2.PublishMergeRequest.FromString,
+                    response_serializer=safegraft_dot_v1_dot_merge__service__pb2.PublishMergeResponse.SerializeToString,
+            ),
+            'CancelPublication': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelPublication,
+                    request_deserializer=safegraft_dot_v1_dot_merge__service__pb2.CancelPublicationRequest.FromString,
+                    response_serializer=safegraft_dot_v1_dot_merge__pb2.Publication.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -527,6 +579,60 @@ class MergeService(object):
             '/safegraft.v1.MergeService/DeleteMerge',
             safegraft_dot_v1_dot_merge__service__pb2.DeleteMergeRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishMerge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/safegraft.v1.MergeService/PublishMerge',
+            safegraft_dot_v1_dot_merge__service__pb2.PublishMergeRequest.SerializeToString,
+            safegraft_dot_v1_dot_merge__service__pb2.PublishMergeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelPublication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/safegraft.v1.MergeService/CancelPublication',
+            safegraft_dot_v1_dot_merge__service__pb2.CancelPublicationRequest.SerializeToString,
+            safegraft_dot_v1_dot_merge__pb2.Publication.FromString,
             options,
             channel_credentials,
             insecure,
