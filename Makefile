@@ -32,8 +32,8 @@ $(PROTOC_READY): Makefile
 	$(PROTOC)/bin/pip install --quiet 'grpcio-tools==1.76.0'
 	@touch $@
 
-demo: $(READY)  ## Merge trained miniature models through a server and measure what came back
-	$(BIN)/python -m safegraft_trainers.lab.demo
+demo: $(READY)  ## Merge trained miniature models through a server, measure what came back, publish to a Hub for tests
+	PYTHONPATH=tests/support $(BIN)/python -m safegraft_trainers.lab.demo
 
 test: $(READY)  ## Run the tests, the slow ones left out
 	$(PYTEST) -m 'not slow'

@@ -26,12 +26,14 @@ def registry() -> Registry:
     return Registry.discover()
 
 
-def plan(recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE) -> Plan:
+def plan(recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE, hub_cache: bool | None = None) -> Plan:
     """Say what a merge would do, from headers alone.
 
     Args:
         recipe: a Recipe, the path of a YAML file, YAML text, or a mapping.
         max_shard_size: bytes of tensors in one weight file.
+        hub_cache: download models of the Hub whole into the Hugging Face cache, instead of reading the ranges of them
+            that are needed. Default: as SAFEGRAFT_HUB_CACHE says, else no.
 
     Raises RecipeError and InputError, each with every problem found. Close the plan when done with it.
     """
@@ -40,7 +42,7 @@ def plan(recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE) -> Plan:
     asked = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     return make_plan(
         asked,
-        with_sources(open_model, registry()),
+        with_sources(functools.partial(open_model, cache=hub_cache), registry()),
         registry(),
         find_data=find_data,
         max_shard_size=max_shard_size,
@@ -63,6 +65,7 @@ def merge(
     cancelled: Callable[[], bool] | None = None,
     rank: int | None = None,
     device: str = "cpu",
+    hub_cache: bool | None = None,
 ) -> "MergeResult":
     """Merge into the folder `out`, which appears when it is complete. A rerun continues.
 
@@ -74,6 +77,7 @@ def merge(
         progress: called after every block.
         cancelled: asked after every block; once true, MergeCancelledError is raised.
         device: "cpu", "cuda" or "cuda:N". A GPU's results may differ from a processor's in their last bit.
+        hub_cache: see `plan`.
 
     Raises RecipeError, UsageError, InputError, OutputError, PluginError, MergeCancelledError.
     """
@@ -93,7 +97,7 @@ def merge(
 
         return merge_adapters(
             asked,
-            open_adapter,
+            functools.partial(open_adapter, cache=hub_cache),
             registry(),
             Path(out),
             rank=rank,
@@ -103,7 +107,7 @@ def merge(
         ).result
     if rank is not None:
         raise UsageError("a rank is for recipes whose models are all adapters")
-    planned = plan(asked, max_shard_size=max_shard_size)
+    planned = plan(asked, max_shard_size=max_shard_size, hub_cache=hub_cache)
     try:
         return write_folder(
             planned, Path(out), threads=threads, device=device, progress=progress, cancelled=cancelled or never
@@ -113,7 +117,12 @@ def merge(
 
 
 def open(
-    recipe: RecipeLike, *, max_shard_size: int = MAX_SHARD_SIZE, threads: int | None = None, device: str = "cpu"
+    recipe: RecipeLike,
+    *,
+    max_shard_size: int = MAX_SHARD_SIZE,
+    threads: int | None = None,
+    device: str = "cpu",
+    hub_cache: bool | None = None,
 ) -> "MergedCheckpoint":
     """The merged checkpoint without writing it: `with safegraft.open(recipe) as merged: ...`
 
@@ -123,7 +132,7 @@ def open(
     """
     from safegraft.engine.execute import MergedCheckpoint
 
-    planned = plan(recipe, max_shard_size=max_shard_size)
+    planned = plan(recipe, max_shard_size=max_shard_size, hub_cache=hub_cache)
     try:
         return MergedCheckpoint(planned, threads=threads, device=device, owns_plan=True)
     except BaseException:

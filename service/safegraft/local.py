@@ -1,54 +1,75 @@
-"""Opens the models and finds the data that a recipe names here: files, and what the Hugging Face cache holds."""
+"""Opens the models and finds the data that a recipe names here: folders, models of the Hugging Face Hub, and URLs.
+
+A folder comes first. "org/name[@revision]" that is none is a model of the Hub: it is read from the Hugging Face cache
+when that holds all of the commit, else from the Hub by byte ranges, unless it is to be brought into the cache whole
+(`cache=True`, or SAFEGRAFT_HUB_CACHE=1 in the environment). Where every model is a folder, no network is touched.
+"""
 
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from safegraft.checkpoint.adapter import AdapterFolder, is_adapter
+from safegraft.checkpoint.adapter import Adapter, AdapterFolder, is_adapter
 from safegraft.checkpoint.folder import FolderCheckpoint
-from safegraft.checkpoint.hub_cache import DEFAULT_REVISION, HUB_NAME, snapshot
+from safegraft.checkpoint.hub_cache import HUB_NAME
 from safegraft.checkpoint.lora import add_adapter
 from safegraft.checkpoint.types import Checkpoint
-from safegraft.errors import CheckpointError, InputError, Problem
-from safegraft.recipe.reference import Reference, Source, parse_reference
+from safegraft.errors import CheckpointError, InputError, Problem, SafegraftError
+from safegraft.recipe.reference import Reference, Source, is_url, parse_reference
+
+if TYPE_CHECKING:
+    from safegraft.remote.hub_model import HubModel
+    from safegraft.remote.store import Store
 
 # Where huggingface_hub keeps a downloaded model: the path names it and its commit.
 HUB_CACHE = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})/?$")
+CACHE_VARIABLE = "SAFEGRAFT_HUB_CACHE"
 
 Opened = TypeVar("Opened", bound=Checkpoint)
 
 
-def open_model(reference: str) -> Checkpoint:
+def open_model(reference: str, *, cache: bool | None = None) -> Checkpoint:
     """Open a model, with its adapter where the reference names one; relative paths start at the current directory.
 
-    A model in the Hugging Face cache goes by its Hub name and commit.
+    A model of the Hub goes by its name and commit. cache: bring one that the Hugging Face cache does not hold into it,
+    whole, before it is opened; None: as SAFEGRAFT_HUB_CACHE says.
 
-    Raises CheckpointError when there is no such folder or it is not a sound checkpoint.
+    Raises CheckpointError when there is no such folder or model or it is not a sound checkpoint; UsageError when a
+    package for a URL is missing.
     """
     parsed = _parse(reference)
-    model = _open(parsed.model, FolderCheckpoint)
+    model = _open(parsed.model, FolderCheckpoint, _remote_model, cache)
     if parsed.lora is None:
         return model
-    return add_adapter(model, lambda: _open(parsed.lora or parsed.model, AdapterFolder), reference)
+    lora, notes, remarks = parsed.lora, list(model.notes), list(model.remarks)
+
+    def adapter() -> Adapter:
+        opened = _open(lora, AdapterFolder, _remote_adapter, cache)
+        notes.extend(opened.notes)
+        remarks.extend(opened.remarks)
+        return opened
+
+    combined = add_adapter(model, adapter, reference)
+    combined.notes, combined.remarks = (*notes, *combined.notes), tuple(remarks)
+    return combined
 
 
-def open_adapter(reference: str) -> AdapterFolder:
-    """Open an adapter on its own. Raises CheckpointError when it is none, or not sound."""
+def open_adapter(reference: str, *, cache: bool | None = None) -> Adapter:
+    """Open an adapter on its own; see `open_model`. Raises CheckpointError when it is none, or not sound."""
     parsed = _parse(reference)
     if parsed.lora is not None:
         raise CheckpointError(Problem(reference, "is a model with an adapter; an adapter alone is needed here"))
-    return _open(parsed.model, AdapterFolder)
+    return _open(parsed.model, AdapterFolder, _remote_adapter, cache)
 
 
 def is_adapter_here(reference: str) -> bool:
-    """Whether a reference names an adapter and no model."""
+    """Whether a reference names an adapter and no model. Asks the Hub where that is the only way to tell."""
     try:
         parsed = parse_reference(reference, exists)
-        path = _locate(parsed.model)
-        return parsed.lora is None and path.is_dir() and is_adapter(os.listdir(path))
-    except (ValueError, CheckpointError, OSError):  # whoever opens it says what is wrong
+        return parsed.lora is None and is_adapter(_names(parsed.model))
+    except (ValueError, SafegraftError, OSError):  # whoever opens it says what is wrong
         return False
 
 
@@ -64,38 +85,84 @@ def _parse(reference: str) -> Reference:
         raise CheckpointError(Problem(reference, f"cannot be opened: {error}")) from error
 
 
-def _open(source: Source, kind: Callable[[Path, str], Opened]) -> Opened:
-    path = _locate(source)
-    cached = HUB_CACHE.search(os.path.abspath(path))
-    return kind(path, "{}/{}@{}".format(*cached.groups()) if cached else source.path)
+def _open(
+    source: Source,
+    in_folder: Callable[[Path, str], Opened],
+    in_store: "Callable[[Store], Opened]",
+    cache: bool | None,
+) -> Opened:
+    if is_url(source.path):
+        return in_store(_store_at(source))
+    if exists(source.path):
+        path = _folder(source)
+        cached = HUB_CACHE.search(os.path.abspath(path))
+        return in_folder(path, "{}/{}@{}".format(*cached.groups()) if cached else source.path)
+    found = _hub_model(source, cache)
+    opened = in_folder(found.place, found.name) if isinstance(found.place, Path) else in_store(found.place)
+    if found.note is not None:
+        opened.remarks = (found.note,)
+    return opened
 
 
-def _locate(source: Source) -> Path:
-    if not exists(source.path):
-        return _cached(source) or _refuse(source)
+def _remote_model(store: "Store") -> Checkpoint:
+    from safegraft.remote.checkpoint import RemoteCheckpoint
+
+    return RemoteCheckpoint(store)
+
+
+def _remote_adapter(store: "Store") -> Adapter:
+    from safegraft.remote.adapter import RemoteAdapter
+
+    return RemoteAdapter(store)
+
+
+def _store_at(source: Source) -> "Store":
+    from safegraft.remote.urls import open_url
+
+    return open_url(source.path)
+
+
+def _folder(source: Source) -> Path:
     if source.revision is not None:
         message = f"is a folder here, and a folder has no revisions; leave @{source.revision} away"
         raise CheckpointError(Problem(source.path, message))
     return Path(os.path.expanduser(source.path))
 
 
-def _cached(source: Source) -> Path | None:
-    from huggingface_hub import constants  # it knows where the cache is, which the environment can change
+def _hub_model(source: Source, cache: bool | None) -> "HubModel":
+    if HUB_NAME.fullmatch(source.path) is None:
+        what = "no such folder" if source.revision is None else "no such folder, and no Hub name"
+        hint = "check the path; relative paths start at the current directory"
+        raise CheckpointError(Problem(str(source), f"{what}; {hint}"))
 
-    return snapshot(Path(constants.HF_HUB_CACHE), source.path, source.revision or DEFAULT_REVISION)
+    from safegraft.remote.access import HubAccess
+    from safegraft.remote.errors import is_missing, is_unreachable
+    from safegraft.remote.hub_model import find_hub_model
+
+    wanted = os.environ.get(CACHE_VARIABLE, "").lower() in ("1", "true", "yes", "on") if cache is None else cache
+    try:
+        return find_hub_model(source.path, source.revision, HubAccess(), cache=wanted)
+    except CheckpointError as error:
+        if not is_missing(error) and not is_unreachable(error):
+            raise
+        # Perhaps a folder was meant.
+        (problem,) = error.problems
+        raise CheckpointError(Problem(problem.where, f"no such folder here, and {problem.message}")) from error
 
 
-def _refuse(source: Source) -> NoReturn:
-    on_hub = HUB_NAME.fullmatch(source.path) is not None
-    hint = "check the path; relative paths start at the current directory"
-    if source.revision is not None:
-        message = "no such revision is in the Hugging Face cache" if on_hub else "no such folder, and no Hub name"
-        hint = f"fetch it first: hf download {source.path} --revision {source.revision}" if on_hub else hint
-    else:
-        message = "no such folder"
-        if on_hub:
-            hint += f". If it is a model on the Hugging Face Hub, fetch it first: hf download {source.path}"
-    raise CheckpointError(Problem(str(source), f"{message}; {hint}"))
+def _names(source: Source) -> list[str]:
+    """Of the files that a source has."""
+    if is_url(source.path):
+        store = _store_at(source)
+        store.close()
+        return list(store.listing.files)
+    if exists(source.path):
+        path = _folder(source)
+        return os.listdir(path) if path.is_dir() else []
+    found = _hub_model(source, cache=False)
+    if not isinstance(found.place, Path):
+        found.place.close()
+    return found.names()
 
 
 def find_data(reference: str) -> Path:

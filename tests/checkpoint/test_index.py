@@ -50,7 +50,7 @@ def test_index_with_a_tensor_twice(folders, problems_of):
 
 
 def test_index_too_large(folders, problems_of, monkeypatch):
-    monkeypatch.setattr("safegraft.checkpoint.folder.MAX_INDEX_BYTES", 10)
+    monkeypatch.setattr("safegraft.checkpoint.contents.MAX_INDEX_BYTES", 10)
     assert "more than 10 are not accepted" in problems_of(lambda: folders.open(folders.sharded(SHARDS)))[0]
 
 

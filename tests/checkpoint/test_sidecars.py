@@ -116,7 +116,7 @@ def test_content_is_read_as_it_is(folders):
 
 
 def test_too_large(folders, problems_of, monkeypatch):
-    monkeypatch.setattr("safegraft.checkpoint.folder.MAX_SIDECAR_BYTES", 100)
+    monkeypatch.setattr("safegraft.checkpoint.contents.MAX_SIDECAR_BYTES", 100)
     folder = folders.single(**{"vocab.json": b"x" * 101, "merges.txt": b"x" * 100})
     assert problems_of(lambda: folders.open(folder)) == [
         "tiny/vocab.json: has 101 bytes; more than 100 are not accepted for this kind of file"
@@ -124,7 +124,7 @@ def test_too_large(folders, problems_of, monkeypatch):
 
 
 def test_too_large_together(folders, problems_of, monkeypatch):
-    monkeypatch.setattr("safegraft.checkpoint.folder.MAX_SIDECARS_BYTES", 150)
+    monkeypatch.setattr("safegraft.checkpoint.contents.MAX_SIDECARS_BYTES", 150)
     folder = folders.single(**{"vocab.json": b"x" * 100, "merges.txt": b"x" * 100})
     assert any(
         "more than 150 bytes of files beside" in problem for problem in problems_of(lambda: folders.open(folder))

@@ -17,6 +17,14 @@ from safegraft.recipe.reference import Reference, Source, parse_reference
         ("a@b@v1", [], Reference(Source("a@b", "v1"))),
         ("a+b+lora", ["a+b", "lora"], Reference(Source("a+b"), Source("lora"))),
         ("a+b+lora", ["a", "b+lora"], Reference(Source("a"), Source("b+lora"))),
+        ("s3://bucket/a@b", [], Reference(Source("s3://bucket/a@b"))),
+        ("https://me:pw@host.example/llm", [], Reference(Source("https://me:pw@host.example/llm"))),
+        (
+            "abfs://c@account.example/llm+me/lora@v1",
+            [],
+            Reference(Source("abfs://c@account.example/llm"), Source("me/lora", "v1")),
+        ),
+        ("org/llm@v1+s3://bucket/lora", [], Reference(Source("org/llm", "v1"), Source("s3://bucket/lora"))),
     ],
 )
 def test_a_reference_is_taken_apart(text: str, here: list[str], expected: Reference) -> None:
@@ -34,6 +42,7 @@ def test_a_reference_is_taken_apart(text: str, here: list[str], expected: Refere
         ("llm+", [], "lacks a folder or a name"),
         ("@v1", [], "lacks a folder or a name"),
         ("llm@+lora", [], "lacks a revision"),
+        ("s3://bucket/llm+", [], "lacks a folder or a name"),
     ],
 )
 def test_what_means_nothing_is_refused(text: str, here: list[str], message: str) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from safegraft.adapter.folder import AdapterWriter
 from safegraft.adapter.low_rank import factorise
-from safegraft.checkpoint.adapter import AdapterFolder
+from safegraft.checkpoint.adapter import Adapter
 from safegraft.checkpoint.adapter_declared import unadapted
 from safegraft.checkpoint.adapter_modules import LoraModule
 from safegraft.checkpoint.dtypes import DType
@@ -65,7 +65,7 @@ class AdapterMerge:
 
 def merge_adapters(
     recipe: Recipe,
-    open_adapter: Callable[[str], AdapterFolder],
+    open_adapter: Callable[[str], Adapter],
     registry: Registry,
     out: Path,
     *,
@@ -86,7 +86,7 @@ def merge_adapters(
     _require_float32(recipe)
     began = time.monotonic()
     with ExitStack() as opened:
-        adapters: dict[str, AdapterFolder] = {}
+        adapters: dict[str, Adapter] = {}
         problems: list[Problem] = []
         for reference in recipe.references():
             try:
@@ -103,9 +103,7 @@ def merge_adapters(
 
 
 class _Merger:
-    def __init__(
-        self, recipe: Recipe, adapters: Mapping[str, AdapterFolder], registry: Registry, rank: int | None
-    ) -> None:
+    def __init__(self, recipe: Recipe, adapters: Mapping[str, Adapter], registry: Registry, rank: int | None) -> None:
         self.recipe, self.adapters, self.rank = recipe, adapters, rank
         _require_plain(adapters)
         self.modules = _union(adapters)
@@ -213,7 +211,7 @@ class AdapterDeltas(Checkpoint):
     adapter: None adds nothing at all. It stays open when this is closed.
     """
 
-    def __init__(self, adapter: AdapterFolder | None, modules: Mapping[str, LoraModule]) -> None:
+    def __init__(self, adapter: Adapter | None, modules: Mapping[str, LoraModule]) -> None:
         self._adapter = adapter
         self.name = adapter.name if adapter else ZEROS
         self.identity = adapter.identity if adapter else Identity(ZEROS, "sha256", hashlib.sha256(b"").hexdigest())
@@ -274,7 +272,7 @@ def _require_float32(recipe: Recipe) -> None:
         raise RecipeError([Problem(recipe.where(key), message) for key in asked])
 
 
-def _require_plain(adapters: Mapping[str, AdapterFolder]) -> None:
+def _require_plain(adapters: Mapping[str, Adapter]) -> None:
     """Only what B A says can be merged without the model that an adapter belongs to."""
     problems: list[Problem] = []
     for reference, adapter in adapters.items():
@@ -290,7 +288,7 @@ def _require_plain(adapters: Mapping[str, AdapterFolder]) -> None:
         raise CheckpointError(problems)
 
 
-def _union(adapters: Mapping[str, AdapterFolder]) -> dict[str, LoraModule]:
+def _union(adapters: Mapping[str, Adapter]) -> dict[str, LoraModule]:
     """Every module that some adapter has, in natural order; all must agree on its size."""
     modules: dict[str, LoraModule] = {}
     problems: list[Problem] = []
@@ -309,7 +307,7 @@ def _kind(module: LoraModule) -> tuple[int, int, bool]:
     return module.outputs, module.inputs, module.embedding
 
 
-def _doubts(adapters: Mapping[str, AdapterFolder]) -> Sequence[str]:
+def _doubts(adapters: Mapping[str, Adapter]) -> Sequence[str]:
     """What speaks against the adapters being for one model, and what they seem to lack."""
     lacks = {name: unadapted(one.settings, one.content.modules) for name, one in adapters.items()}
     doubts = [f"{name}: {text}" for name, text in lacks.items() if text]

@@ -2,7 +2,8 @@
 
 types.py        Checkpoint, TensorInfo, Identity: what the engine sees
 dtypes.py       safetensors' dtypes
-folder.py       a folder in Hugging Face layout: puts the modules below together
+folder.py       a folder in Hugging Face layout
+contents.py     what its files say: puts the modules below together, wherever the files lie
 files.py        opens the files of one folder and nothing outside of it; notices changes
 weights.py      single file or index and shards; whether they agree
 header.py       parses a safetensors header and holds it to bounds

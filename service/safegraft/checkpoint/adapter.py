@@ -1,15 +1,15 @@
-"""A PEFT adapter folder: adapter_config.json and adapter_model.safetensors, checked like a checkpoint.
+"""A PEFT adapter: adapter_config.json and adapter_model.safetensors, checked like a checkpoint.
 
 It is a Checkpoint of its own tensors. What it does to a model's is `lora.py`'s business.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from safegraft.checkpoint.adapter_modules import read_modules
-from safegraft.checkpoint.adapter_settings import read_settings
+from safegraft.checkpoint.adapter_modules import AdapterContent, read_modules
+from safegraft.checkpoint.adapter_settings import LoraSettings, read_settings
 from safegraft.checkpoint.files import Folder, raise_changed
-from safegraft.checkpoint.header import read_header
+from safegraft.checkpoint.header import Header, read_header
 from safegraft.checkpoint.hub_cache import HUB_NAME
 from safegraft.checkpoint.identity import HASHED_BYTES, WeightFile, identify
 from safegraft.checkpoint.sidecars import MAX_SIDECAR_BYTES
@@ -28,10 +28,42 @@ def is_adapter(names: Collection[str]) -> bool:
     return ADAPTER_CONFIG in names and SINGLE_FILE not in names and INDEX_FILE not in names
 
 
-class AdapterFolder(Checkpoint):
+class Adapter(Checkpoint):
+    """A LoRA that can be added to weights. settings, content: what its config and its tensors say."""
+
+    settings: LoraSettings
+    content: AdapterContent
+
+    @property
+    def base_name(self) -> str | None:
+        """The Hub name of the model that it was trained on, where its config has one."""
+        name = self.config.get("base_model_name_or_path")
+        return name if isinstance(name, str) and HUB_NAME.fullmatch(name) else None
+
+    def tokens(self) -> Mapping[str, int] | None:
+        return None
+
+    def _read_config(self, names: Collection[str], read: Callable[[str, int], bytes]) -> None:
+        """Set what follows from the adapter's config. names: of its files. read(file, limit): a whole one.
+
+        Raises CheckpointError when it is no LoRA that can be added to weights, or its weights are not there.
+        """
+        _require_files(names, self.name)
+        content = read(ADAPTER_CONFIG, MAX_SIDECAR_BYTES)
+        self.config = parse_object(content, f"{self.name}/{ADAPTER_CONFIG}")
+        self.sidecars = {ADAPTER_CONFIG: content}
+        self.settings = read_settings(self.config, f"{self.name}/{ADAPTER_CONFIG}")
+
+    def _read_tensors(self, header: Header) -> None:
+        """Set what follows from the header of its weights. Raises CheckpointError when they do not fit the config."""
+        self.tensors = {one: header.tensors[one] for one in sorted(header.tensors, key=natural_order)}
+        self.content = read_modules(self.tensors, self.settings, f"{self.name}/{ADAPTER_WEIGHTS}")
+
+
+class AdapterFolder(Adapter):
     """Opens an adapter folder and keeps its weight file open until `close`.
 
-    Arguments as for FolderCheckpoint. settings, content: what the config and the tensors say.
+    Arguments as for FolderCheckpoint.
 
     Raises CheckpointError when it is no LoRA that can be added to weights, or not sound.
     """
@@ -41,16 +73,11 @@ class AdapterFolder(Checkpoint):
     ) -> None:
         self.name = name
         folder = Folder(path, name, root)
-        _require_files(folder.names, name)
-        content = folder.read(ADAPTER_CONFIG, MAX_SIDECAR_BYTES)
-        self.config = parse_object(content, f"{name}/{ADAPTER_CONFIG}")
-        self.sidecars = {ADAPTER_CONFIG: content}
-        self.settings = read_settings(self.config, f"{name}/{ADAPTER_CONFIG}")
+        self._read_config(folder.names, folder.read)
         self._file = folder.open(ADAPTER_WEIGHTS)
         try:
             header = read_header(self._file.read, self._file.size, ADAPTER_WEIGHTS, name)
-            self.tensors = {one: header.tensors[one] for one in sorted(header.tensors, key=natural_order)}
-            self.content = read_modules(self.tensors, self.settings, f"{name}/{ADAPTER_WEIGHTS}")
+            self._read_tensors(header)
             sha256 = (digests or {}).get(ADAPTER_WEIGHTS) or folder.blob_sha256(ADAPTER_WEIGHTS)
             if sha256 is None and self._file.size <= HASHED_BYTES:
                 sha256 = self._file.sha256()
@@ -59,12 +86,6 @@ class AdapterFolder(Checkpoint):
             self.close()
             raise
 
-    @property
-    def base_name(self) -> str | None:
-        """The Hub name of the model that it was trained on, where its config has one."""
-        name = self.config.get("base_model_name_or_path")
-        return name if isinstance(name, str) and HUB_NAME.fullmatch(name) else None
-
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         if start < 0 or start + buffer.nbytes > tensor.nbytes:
             raise ValueError(f"{tensor.name} has {tensor.nbytes} bytes: {buffer.nbytes} from {start} are out of range")
@@ -72,9 +93,6 @@ class AdapterFolder(Checkpoint):
         if count < buffer.nbytes:
             self._file.verify_unchanged()
             raise CheckpointError(Problem(self._file.where, f"ends inside tensor {tensor.name}"))
-
-    def tokens(self) -> Mapping[str, int] | None:
-        return None
 
     def modified_ns(self) -> int:
         return self._file.signature.mtime_ns

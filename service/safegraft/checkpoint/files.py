@@ -175,6 +175,14 @@ class Folder:
         finally:
             opened.close()
 
+    def read_start(self, file: str, length: int) -> bytes:
+        """A file's first `length` bytes, or all of them."""
+        opened = self.open(file)
+        try:
+            return opened.read(0, min(length, opened.size))
+        finally:
+            opened.close()
+
     def blob_sha256(self, file: str) -> str | None:
         """The sha256 by which a Hugging Face cache stores the file; None elsewhere, and for small files."""
         path = os.path.join(self._path, file)

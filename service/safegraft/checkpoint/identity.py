@@ -7,10 +7,10 @@ decides how vocabulary rows are aligned.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from safegraft.checkpoint.types import Checkpoint, Identity
+from safegraft.checkpoint.types import Checkpoint, Identity, TensorInfo
 
 HASHED_BYTES = 256 << 20  # a checkpoint up to this size is hashed in full: half a second at most
 SAMPLED_TENSORS = 1024
@@ -62,13 +62,23 @@ class _Digest:
         return self._total.hexdigest()
 
 
-def _sample(checkpoint: Checkpoint, digest: _Digest) -> None:
-    tensors = list(checkpoint.tensors.values())
-    count = min(len(tensors), SAMPLED_TENSORS)
-    buffer = memoryview(bytearray(SAMPLED_BYTES))
+def samples(tensors: Mapping[str, TensorInfo]) -> list[tuple[TensorInfo, int, int]]:
+    """What an identity without every file's sha256 reads of the weights: bytes [start, stop) of tensors."""
+    everything = list(tensors.values())
+    count = min(len(everything), SAMPLED_TENSORS)
+    chosen: list[tuple[TensorInfo, int, int]] = []
     for index in range(count):
-        tensor = tensors[index * len(tensors) // count]
+        tensor = everything[index * len(everything) // count]
         length = min(SAMPLED_BYTES, tensor.nbytes)
-        checkpoint.read_into(tensor, (tensor.nbytes - length) // 2, buffer[:length])
+        start = (tensor.nbytes - length) // 2
+        chosen.append((tensor, start, start + length))
+    return chosen
+
+
+def _sample(checkpoint: Checkpoint, digest: _Digest) -> None:
+    buffer = memoryview(bytearray(SAMPLED_BYTES))
+    for tensor, start, stop in samples(checkpoint.tensors):
+        length = stop - start
+        checkpoint.read_into(tensor, start, buffer[:length])
         digest.line("sample", tensor.name, length)
         digest.data(buffer[:length])

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from safegraft.checkpoint.adapter import AdapterFolder
+from safegraft.checkpoint.adapter import Adapter
 from safegraft.checkpoint.adapter_declared import skipped, unadapted
 from safegraft.checkpoint.adapter_modules import LoraModule
 from safegraft.checkpoint.adapter_names import Target, find_tensors
@@ -38,7 +38,7 @@ class LoraCheckpoint(Checkpoint):
     adapter is left out.
     """
 
-    def __init__(self, base: Checkpoint, adapter: AdapterFolder, name: str) -> None:
+    def __init__(self, base: Checkpoint, adapter: Adapter, name: str) -> None:
         self._base = base
         self._adapter = adapter
         self.name = name
@@ -182,7 +182,7 @@ class LoraCheckpoint(Checkpoint):
         return tensor.shape == (module.inputs, module.outputs)
 
 
-def add_adapter(base: Checkpoint, open_adapter: Callable[[], AdapterFolder], name: str) -> LoraCheckpoint:
+def add_adapter(base: Checkpoint, open_adapter: Callable[[], Adapter], name: str) -> LoraCheckpoint:
     """`base` with the adapter that `open_adapter` opens. Whatever is open is closed when something fails."""
     with ExitStack() as opened:
         opened.callback(base.close)

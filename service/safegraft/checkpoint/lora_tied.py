@@ -6,7 +6,7 @@ PEFT trains the two apart unless `ensure_weight_tying` is set, and saves both wh
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from safegraft.checkpoint.adapter import AdapterFolder
+from safegraft.checkpoint.adapter import Adapter
 from safegraft.checkpoint.adapter_modules import LoraModule
 from safegraft.checkpoint.adapter_names import Target, has_place
 from safegraft.checkpoint.config import subconfigs
@@ -28,7 +28,7 @@ _ADVICE = (
 class TiedHead:
     """Compares what an adapter does to the embedding and to the head of `base`."""
 
-    def __init__(self, base: Checkpoint, adapter: AdapterFolder) -> None:
+    def __init__(self, base: Checkpoint, adapter: Adapter) -> None:
         self._base = base
         self._adapter = adapter
         levels = [base.config, *(inner for _, inner in subconfigs(base.config))]

@@ -55,6 +55,7 @@ class Checkpoint(ABC):
     tensors: Mapping[str, TensorInfo]  # in natural order of names
     sidecars: Mapping[str, bytes]  # every file that belongs beside the weights: bare name -> content
     notes: Sequence[str] = ()  # what a reader of a plan with it should know
+    remarks: Sequence[str] = ()  # the same, of the way it was opened this time: no property of the content
     licence: Licence | None = None  # as its model card declares it
 
     @property

@@ -1,5 +1,6 @@
 """`safegraft merge`: a recipe becomes a folder, computed here or on a server."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from click.core import ParameterSource
 from safegraft.cli.interrupt import CONTINUE, interruptible
 from safegraft.cli.options import (
     device_option,
+    hub_cache_option,
+    hub_credential_option,
     json_option,
     max_shard_size_option,
     optional_remote_options,
@@ -16,7 +19,7 @@ from safegraft.cli.options import (
 )
 from safegraft.cli.outcome import Outcome, pulled
 from safegraft.cli.progress import meter
-from safegraft.cli.remote import connect, continuing
+from safegraft.cli.remote import connect, continuing, require_no_cache_option, require_no_server_options
 from safegraft.cli.terminal import note
 from safegraft.cli.upload import Uploads, upload_models
 from safegraft.errors import UsageError
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 )
 @device_option
 @max_shard_size_option
+@hub_cache_option
 @click.option(
     "--rank",
     metavar="N",
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="With --server: send the local folders that the recipe names to the server first.",
 )
+@hub_credential_option
 @json_option
 @optional_remote_options
 def merge(
@@ -62,8 +67,10 @@ def merge(
     threads: int | None,
     device: str,
     max_shard_size: int,
+    hub_cache: bool,
     rank: int | None,
     upload: bool,
+    hub_credential: str | None,
     as_json: bool,
     server: str | None,
     token_file: Path | None,
@@ -83,10 +90,10 @@ def merge(
       safegraft merge recipe.yml --out merged --server merge.example:50051 --upload
     """
     if server is None:
-        if upload or token_file:
-            raise UsageError(f"{'--upload' if upload else '--token-file'} is for a server: add --server HOST:PORT")
-        outcome = _merge_here(recipe, out, threads, device, max_shard_size, rank)
+        require_no_server_options(upload=upload, token_file=token_file, hub_credential=hub_credential)
+        outcome = _merge_here(recipe, out, threads, device, max_shard_size, hub_cache or None, rank)
     else:
+        require_no_cache_option(hub_cache)
         if device != "cpu":
             raise UsageError("--device is for merges here: a server computes where `safegraft serve --device` says")
         if rank:
@@ -94,12 +101,18 @@ def merge(
         if upload:
             _require_models(recipe)
         with connect(server, token_file, ca) as client:
-            outcome = _merge_there(client, recipe, out, threads, max_shard_size, upload)
+            outcome = _merge_there(client, recipe, out, threads, max_shard_size, upload, hub_credential)
     outcome.show(as_json)
 
 
 def _merge_here(
-    path: Path, out: Path, threads: int | None, device: str, max_shard_size: int, rank: int | None
+    path: Path,
+    out: Path,
+    threads: int | None,
+    device: str,
+    max_shard_size: int,
+    hub_cache: bool | None,
+    rank: int | None,
 ) -> Outcome:
     import safegraft
     from safegraft.api import is_adapter_recipe
@@ -111,12 +124,12 @@ def _merge_here(
             raise UsageError("--max-shard-size is for models: an adapter has one file of weights")
         if device != "cpu":
             raise UsageError("--device is for models: adapters alone are merged on the cpu")
-        return _merge_adapters(recipe, out, threads, rank)
+        return _merge_adapters(recipe, out, threads, hub_cache, rank)
     if rank:
         raise UsageError("--rank is for recipes whose models are all adapters")
-    planned = safegraft.plan(recipe, max_shard_size=max_shard_size)
+    planned = safegraft.plan(recipe, max_shard_size=max_shard_size, hub_cache=hub_cache)
     try:
-        for warning in planned.warnings:
+        for warning in (*planned.warnings, *planned.remarks):
             note(f"warning: {warning}")
         with interruptible() as interrupt, meter("merging") as show:
             result = write_folder(
@@ -133,11 +146,19 @@ def _merge_here(
         planned.close()
     files = {name: (file.size, file.sha256) for name, file in result.files.items()}
     return Outcome(
-        result.out, result.digest, files, result.bytes_written, result.seconds, result.resumed, planned.warnings
+        result.out,
+        result.digest,
+        files,
+        result.bytes_written,
+        result.seconds,
+        result.resumed,
+        (*planned.warnings, *planned.remarks),
     )
 
 
-def _merge_adapters(recipe: "Recipe", out: Path, threads: int | None, rank: int | None) -> Outcome:
+def _merge_adapters(
+    recipe: "Recipe", out: Path, threads: int | None, hub_cache: bool | None, rank: int | None
+) -> Outcome:
     from safegraft.adapter.merge import merge_adapters
     from safegraft.api import registry
     from safegraft.local import open_adapter
@@ -145,7 +166,7 @@ def _merge_adapters(recipe: "Recipe", out: Path, threads: int | None, rank: int 
     with interruptible() as interrupt, meter("merging") as show:
         merged = merge_adapters(
             recipe,
-            open_adapter,
+            partial(open_adapter, cache=hub_cache),
             registry(),
             out,
             rank=rank,
@@ -170,7 +191,13 @@ def _require_models(path: Path) -> None:
 
 
 def _merge_there(
-    client: "Client", path: Path, out: Path, threads: int | None, max_shard_size: int, upload: bool
+    client: "Client",
+    path: Path,
+    out: Path,
+    threads: int | None,
+    max_shard_size: int,
+    upload: bool,
+    hub_credential: str | None,
 ) -> Outcome:
     from safegraft.recipe import read_recipe
 
@@ -186,5 +213,6 @@ def _merge_there(
             lambda progress: show(progress.bytes_done, progress.bytes_total, progress.file),
             max_shard_size=max_shard_size,
             threads=threads,
+            hub_credential=hub_credential,
         )
     return pulled(result, uploads.named(result.warnings))

@@ -46,6 +46,17 @@ device_option = click.option(
     show_default=True,
     help="Where to compute: cpu, cuda or cuda:N. A GPU may round a result's last bit differently.",
 )
+hub_cache_option = click.option(
+    "--hub-cache",
+    is_flag=True,
+    help="Download models of the Hub whole, into the Hugging Face cache, instead of reading what is needed of them. "
+    "SAFEGRAFT_HUB_CACHE=1 in the environment says so for all commands.",
+)
+hub_credential_option = click.option(
+    "--hub-credential",
+    metavar="NAME",
+    help="With --server: the server's credential with which models of the Hub are read.",
+)
 max_shard_size_option = click.option(
     "--max-shard-size",
     metavar="S",

@@ -8,8 +8,15 @@ from typing import Any
 
 import click
 
-from safegraft.cli.options import json_option, max_shard_size_option, optional_remote_options, recipe_argument
-from safegraft.cli.remote import connect
+from safegraft.cli.options import (
+    hub_cache_option,
+    hub_credential_option,
+    json_option,
+    max_shard_size_option,
+    optional_remote_options,
+    recipe_argument,
+)
+from safegraft.cli.remote import connect, require_no_cache_option, require_no_server_options
 from safegraft.cli.sizes import format_size
 from safegraft.cli.terminal import say, say_json, table
 
@@ -20,9 +27,18 @@ Document = Mapping[str, Any]
 @recipe_argument
 @json_option
 @max_shard_size_option
+@hub_cache_option
+@hub_credential_option
 @optional_remote_options
 def plan(
-    recipe: Path, as_json: bool, max_shard_size: int, server: str | None, token_file: Path | None, ca: Path | None
+    recipe: Path,
+    as_json: bool,
+    max_shard_size: int,
+    hub_cache: bool,
+    hub_credential: str | None,
+    server: str | None,
+    token_file: Path | None,
+    ca: Path | None,
 ) -> None:
     """Show what a merge would do, tensor by tensor. Reads headers, configs and tokenizers, no weights.
 
@@ -35,20 +51,22 @@ def plan(
       safegraft plan recipe.yml --server merge.example:50051
     """
     if server is None:
-        document = _plan_here(recipe, max_shard_size)
+        require_no_server_options(hub_credential=hub_credential)
+        document = _plan_here(recipe, max_shard_size, hub_cache)
     else:
+        require_no_cache_option(hub_cache)
         with connect(server, token_file, ca) as client:
-            document = client.plan(recipe, max_shard_size=max_shard_size)
+            document = client.plan(recipe, max_shard_size=max_shard_size, hub_credential=hub_credential)
     if as_json:
         say_json(document)
     else:
         say("\n".join(describe(document)))
 
 
-def _plan_here(recipe: Path, max_shard_size: int) -> Document:
+def _plan_here(recipe: Path, max_shard_size: int, hub_cache: bool) -> Document:
     import safegraft
 
-    planned = safegraft.plan(recipe, max_shard_size=max_shard_size)
+    planned = safegraft.plan(recipe, max_shard_size=max_shard_size, hub_cache=hub_cache or None)
     try:
         return planned.to_dict()
     finally:

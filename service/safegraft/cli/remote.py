@@ -29,6 +29,19 @@ def connect(server: str, token_file: Path | None, ca: Path | None, *, timeout: f
         yield client
 
 
+def require_no_server_options(**given: object) -> None:
+    """Raises UsageError for the first option that is set: without --server it would mean nothing."""
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"--{name.replace('_', '-')} is for a server: add --server HOST:PORT")
+
+
+def require_no_cache_option(hub_cache: bool) -> None:
+    """Raises UsageError: with --server, the server reads the models."""
+    if hub_cache:
+        raise UsageError("--hub-cache is for models read here: a server does as `safegraft serve --hub-cache` says")
+
+
 @contextmanager
 def continuing(goes_on: str = "") -> Generator[None]:
     """Say how to go on when Ctrl-C or SIGTERM stops a transfer. goes_on: what the server does meanwhile."""

@@ -35,6 +35,7 @@ COMMANDS = {
     "watch": Entry("safegraft.cli.jobs", "watch", "Follow a merge on a server until it ends."),
     "pull": Entry("safegraft.cli.pull", "pull", "Download a merge, finished or still running."),
     "push": Entry("safegraft.cli.push", "push", "Publish a merged folder through a plugin."),
+    "verify": Entry("safegraft.cli.verify", "verify", "Check a result's bytes against its recipe."),
     "cancel": Entry("safegraft.cli.jobs", "cancel", "Stop a merge on a server."),
     "rm": Entry("safegraft.cli.jobs", "rm", "Delete a merge and its files from a server."),
     "health": Entry("safegraft.cli.health", "health", "Ask whether a server is serving."),

@@ -34,6 +34,41 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     "Without =NAME the folder's own name counts. May be given several times.",
 )
 @click.option(
+    "--hub",
+    metavar="PATTERN",
+    multiple=True,
+    help="Models of the Hugging Face Hub that recipes may name, such as 'org/*', or '*' for all; none by default. The "
+    "server reads them with its own login or HF_TOKEN, and with HF_HUB_OFFLINE=1 from its Hub cache: allow only what "
+    "every client may read. May be given several times.",
+)
+@click.option("--hub-anonymous", is_flag=True, help="Read the Hub without this machine's login and HF_TOKEN.")
+@click.option(
+    "--hub-credential",
+    "hub_credentials",
+    metavar="NAME=FILE",
+    multiple=True,
+    help="A file with a token for the Hub, which every client may have used by its NAME, to read what --hub allows and "
+    "to publish where --publish-to does; the token itself is never shown. May be given several times.",
+)
+@click.option(
+    "--hub-cache", is_flag=True, help="Download whole models into the Hub cache instead of reading what a merge needs."
+)
+@click.option(
+    "--url",
+    "urls",
+    metavar="PREFIX",
+    multiple=True,
+    help="Recipes may name models by URLs below this one: s3://BUCKET/PATH, gs://, az://, https://HOST/PATH; none by "
+    "default. May be given several times.",
+)
+@click.option(
+    "--publish-to",
+    metavar="PATTERN",
+    multiple=True,
+    help="Repositories of the Hub that results may be published to, such as 'org/*'; none by default. May be given "
+    "several times.",
+)
+@click.option(
     "--source",
     "sources",
     metavar="NAME",
@@ -72,6 +107,12 @@ def serve(
     listen: str,
     data: Path,
     models: tuple[str, ...],
+    hub: tuple[str, ...],
+    hub_anonymous: bool,
+    hub_credentials: tuple[str, ...],
+    hub_cache: bool,
+    urls: tuple[str, ...],
+    publish_to: tuple[str, ...],
     sources: tuple[str, ...],
     workers: int,
     device: str,
@@ -92,6 +133,7 @@ def serve(
       safegraft serve --data /srv/safegraft --models /srv/models
       safegraft serve --data d --models llms=llm --models lvlms=lvlm --workers 2
       safegraft serve --data d --models m --listen 0.0.0.0:50051 --token-file token
+      safegraft serve --data d --hub 'org/*' --hub-credential team=hub-token --publish-to 'org/*'
     """
     import logging
 
@@ -99,12 +141,19 @@ def serve(
     from safegraft.hub.card import render_card
     from safegraft.rpc.models import ModelRoot
     from safegraft.rpc.options import ServerOptions
+    from safegraft.rpc.remote_policy import HubCredential
     from safegraft.rpc.server import serve as run
 
     options = ServerOptions(
         data=data,
         listen=listen,
         models=tuple(ModelRoot.parse(root) for root in models),
+        hub=hub,
+        hub_credentials=tuple(HubCredential.parse(one) for one in hub_credentials),
+        hub_anonymous=hub_anonymous,
+        hub_cache=hub_cache,
+        urls=urls,
+        publish_to=publish_to,
         sources=sources,
         workers=workers,
         device=usable(device),

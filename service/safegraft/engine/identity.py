@@ -123,8 +123,12 @@ def manifest(
     checkpoints: Mapping[str, Checkpoint],
     versions: Mapping[str, str],
     files: Mapping[str, FileDigest],
+    max_shard_size: int,
 ) -> bytes:
-    """safegraft.json: where the result came from, and the digest of every other file of it."""
+    """safegraft.json: where the result came from, and the digest of every other file of it.
+
+    max_shard_size: with it the same plan gives the same weight files (see layout.py); not what somebody asked for.
+    """
     document = {
         "plan_digest": digest,
         "host_model": names[host_model],
@@ -132,6 +136,7 @@ def manifest(
         "seed": recipe.seed,
         "inputs": identities(names, checkpoints),
         "versions": dict(versions),
+        "max_shard_size": max_shard_size,
         "files": {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in files.items()},
     }
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()

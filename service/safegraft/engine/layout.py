@@ -32,6 +32,15 @@ def weight_files(tasks: Sequence[TensorTask], max_shard_size: int) -> list[Plann
     return [*files, PlannedFile(INDEX, len(index), "index", content=index)]
 
 
+def least_shard_size(files: Sequence[PlannedFile]) -> int:
+    """The smallest `max_shard_size` that gives these very weight files: all that there is to know of their layout.
+
+    What was asked for would say less: many sizes give the same files, and equal plans are to have equal manifests.
+    """
+    shards = [file for file in files if file.kind == "weights" and len(file.tensors) > 1]
+    return max((file.size - len(file.header) for file in shards), default=1)
+
+
 def _weight_file(name: str, shard: Sequence[TensorTask]) -> PlannedFile:
     # Wider dtypes first keeps every tensor aligned to its own size, as safetensors itself does.
     ordered = sorted(shard, key=lambda task: -task.dtype.itemsize)

@@ -20,7 +20,7 @@ from safegraft.engine.cost import estimate
 from safegraft.engine.embeddings import Embeddings
 from safegraft.engine.experts import fuse_experts
 from safegraft.engine.identity import manifest, plan_digest, public_names, versions_of
-from safegraft.engine.layout import weight_files
+from safegraft.engine.layout import least_shard_size, weight_files
 from safegraft.engine.sections import Section, sections_of
 from safegraft.engine.settings import check_names, check_values, idle_settings, unmatched
 from safegraft.engine.staging import FileDigest
@@ -85,6 +85,7 @@ class _Planner:
         self.recipe_problems: list[Problem] = []
         self.input_problems: list[Problem] = []
         self.warnings: list[str] = []
+        self.remarks: list[str] = []
 
     def run(self, open_model: OpenModel, find_data: FindData | None, max_shard_size: int, card: Card | None) -> Plan:
         self._check_recipe()
@@ -207,6 +208,7 @@ class _Planner:
             try:
                 self.checkpoints[reference] = open_model(reference)
                 self.warnings += self.checkpoints[reference].notes
+                self.remarks += self.checkpoints[reference].remarks
             except InputError as error:
                 self.input_problems += error.problems
         twins: dict[tuple[str, str], str] = {}
@@ -363,6 +365,7 @@ class _Planner:
             tensors=tuple(tasks),
             files=tuple(files),
             warnings=tuple(dict.fromkeys(self.warnings)),
+            remarks=tuple(dict.fromkeys(self.remarks)),
             cost=estimate(tasks, self.checkpoints, self.methods),
             total_size=0,
         )
@@ -370,6 +373,7 @@ class _Planner:
             text = card(plan)
             files.append(PlannedFile(CARD, len(text), "card", content=text))
         blank = {file.name: FileDigest(file.size, "0" * 64) for file in files}
-        size = len(manifest(self.recipe, digest, host_model, names, self.checkpoints, versions, blank))
+        least = least_shard_size(files)
+        size = len(manifest(self.recipe, digest, host_model, names, self.checkpoints, versions, blank, least))
         files.append(PlannedFile(MANIFEST, size, "manifest"))
         return replace(plan, files=tuple(files), total_size=sum(file.size for file in files))

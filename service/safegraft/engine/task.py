@@ -153,6 +153,7 @@ class Plan:
     """Everything that will be computed. Equal digests give equal bytes.
 
     names: model reference -> the public name it goes by in the result (never a path).
+    warnings: what a reader should know; equal plans have equal ones. remarks: the same, of this time's planning only.
     checkpoints: model reference -> open checkpoint. statistics: what has to be known of models at work.
     """
 
@@ -168,6 +169,7 @@ class Plan:
     warnings: tuple[str, ...]
     cost: Cost
     total_size: int  # bytes of all files
+    remarks: tuple[str, ...] = ()
     modifiers: Mapping[str, Modifier] = field(default_factory=dict[str, Modifier])
     statistics: "Mapping[StatisticKey, Request]" = field(default_factory=dict["StatisticKey", "Request"])
 
@@ -186,7 +188,7 @@ class Plan:
             "host_model": self.host_model,
             "files": [{"name": file.name, "size_bytes": file.size} for file in self.files],
             "tensors": [_describe(task) for task in self.tensors],
-            "warnings": list(self.warnings),
+            "warnings": [*self.warnings, *self.remarks],
             "cost": {
                 "bytes_read": self.cost.bytes_read,
                 "bytes_written": self.cost.bytes_written,

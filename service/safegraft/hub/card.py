@@ -7,124 +7,162 @@ parameters) stands in code spans and code blocks, where it can be neither markup
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from safegraft.checkpoint.licence import Licence
 from safegraft.engine.anatomy import is_multimodal
+from safegraft.engine.layout import least_shard_size, weight_files
+from safegraft.engine.plan import MAX_SHARD_SIZE
 from safegraft.engine.task import Plan
+from safegraft.hub.licences import SEVERAL, go_together, shown
+from safegraft.hub.markdown import cell, code, counted, fence, hub_model, linked, listed, model_link, table
+from safegraft.hub.snippets import VERIFY, snippet
+from safegraft.hub.tensors import tensor_table
 from safegraft.methods.contract import MergeMethod, Modifier
 from safegraft.recipe.canonical_form import canonical
 
-_HUB_MODEL = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@[0-9a-f]{40}", re.ASCII)  # as local.py names them
-_URL = re.compile(r"https?://[\w./:%?&=#~+-]+", re.ASCII)
 _LICENCE = re.compile(r"(.*[-_.])?(licen[cs]e|copying|notice)([-_.].*)?", re.IGNORECASE)
-_PROCESSOR_FILES = {"processor_config.json", "preprocessor_config.json"}
-_TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "tokenizer.model"}
+_LICENCE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # as the Hub accepts a `license_name`
 _DIGITS = 12  # of a digest, enough to compare by eye
 
-_UNEVALUATED = """\
-**This merge has not been evaluated.** Merging weights can bring back the safety that an adaptation lost; it can
-also lose safety or abilities that every input has, and inputs can be built so that their merge is unsafe. Before
-anyone relies on this model, measure it against its inputs: attack success on text and on images, refusal of
-harmless requests, and helpfulness."""
+UNEVALUATED = """\
+> [!WARNING]
+> **This merge has not been evaluated.** Merging weights can bring back the safety that an adaptation lost; it can
+> also lose safety or abilities that every input has, and inputs can be built so that their merge is unsafe. Before
+> anyone relies on this model, measure it against its inputs: attack success on text and on images, refusal of
+> harmless requests, and helpfulness."""
+
+_SAFETY = """\
+- **What merging can do.** Teaching a language model to see weakens its safety, even on harmless data
+  ([arXiv 2410.07571](https://arxiv.org/abs/2410.07571)). Merging it with a safer relative can bring much of that safety
+  back and keep what was learnt. It promises neither: the outcome differs by model, method and strength.
+- **What an evaluation shows.** How often the attacks that were tried succeeded, as the named judges saw it. Other
+  attacks, other languages and longer conversations may go otherwise. A low rate is no proof of safety.
+- **Inputs matter.** Models that are harmless one by one can be built so that their merge is not
+  ([arXiv 2604.00627](https://arxiv.org/abs/2604.00627)). Know where the inputs come from; judge the merge, not them.
+- **Something harmful?** Please report it in the discussions of this repository, with the prompt but without personal
+  data, and keep other safeguards around the model in the meantime."""
 
 
 def render_card(plan: Plan) -> bytes:
     """README.md for the result of `plan`, whose `files` need not hold it yet."""
     sections = [
         f"---\n{_metadata(plan)}\n---",
-        f"# Merge of {_and([code(name) for name in _merged_names(plan)])}",
+        f"# Merge of {listed([code(_short_name(plan, model)) for model in plan.recipe.inputs()])}",
         _introduction(plan),
-        "> [!WARNING]\n" + "\n".join(f"> {line}" for line in _UNEVALUATED.splitlines()),
+        UNEVALUATED,
         f"## Inputs\n\n{_inputs(plan)}",
         f"## Method\n\n{_methods(plan)}",
         f"## Recipe\n\n{fence(_recipe_yaml(plan), 'yaml')}",
         f"## Tensors\n\n{_tensors(plan)}",
-        f"## Use\n\n{fence(_snippet(plan), 'python')}",
+        f"## Use\n\n{fence(snippet(plan.host.config, plan.files), 'python')}",
+        f"## Safety\n\n{_SAFETY}",
         f"## Reproduce\n\n{_reproduce(plan)}",
         f"## Licence\n\n{_licence(plan)}",
     ]
     return ("\n\n".join(sections) + "\n").encode()
 
 
-def code(text: str) -> str:
-    """Any text as a Markdown code span."""
-    text = _printable(text).strip() or " "
-    ticks = "`" * (_longest_run(text) + 1)
-    pad = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{ticks}{pad}{text}{pad}{ticks}"
-
-
-def cell(text: str) -> str:
-    """Any text as a code span in a table, where a bar ends the cell even within code."""
-    return code(text).replace("|", "\\|")
-
-
-def fence(text: str, language: str = "text") -> str:
-    """Any text as a Markdown code block."""
-    ticks = "`" * max(3, _longest_run(text) + 1)
-    lines = "\n".join(_printable(line) for line in text.rstrip("\n").split("\n"))
-    return f"{ticks}{language}\n{lines}\n{ticks}"
-
-
-def _printable(text: str) -> str:
-    """Without control and direction characters, which can make text look like other text."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
-
-
-def _longest_run(text: str) -> int:
-    return max((len(run) for run in re.findall("`+", text)), default=0)
-
-
-def _and(items: Sequence[str]) -> str:
-    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else items[0]
-
-
 # -- what was merged ----------------------------------------------------------------------------
 
 
-def _merged_names(plan: Plan) -> list[str]:
-    return [plan.names[model] for model in plan.recipe.inputs()]
-
-
 def _metadata(plan: Plan) -> str:
-    """The YAML between the dashes. No licence is claimed: the plan knows of none (see `_licence`)."""
+    """The YAML between the dashes."""
     from huggingface_hub import ModelCardData  # only cards need it, and only when they are made
 
     sources = [source for checkpoint in plan.checkpoints.values() for source in checkpoint.sources]
-    known = list(dict.fromkeys(match[1] for one in sources if (match := _HUB_MODEL.fullmatch(one))))
+    known = list(dict.fromkeys(found[0] for one in sources if (found := hub_model(one))))
+    packages = sorted({package for method in plan.methods.values() for package in method.packages})
+    licence = _declared(plan)
     metadata = ModelCardData(
         base_model=known or None,
         library_name="transformers",
         pipeline_tag="image-text-to-text" if is_multimodal(plan.host.config) else "text-generation",
-        tags=["merge", "safegraft", "safety", *sorted(plan.methods)],
+        tags=["merge", "safegraft", "safety", *(one for one in packages if one == "mergekit"), *sorted(plan.methods)],
         base_model_relation="merge" if known else None,
+        license=licence.id if licence else None,
+        license_name=licence.name if licence else None,
+        license_link=licence.link if licence else None,
     )
     return str(metadata)
 
 
+def _declared(plan: Plan) -> Licence | None:
+    """What can be declared for all inputs together, in the form that the Hub accepts."""
+    licence = go_together(_licences(plan)).declared
+    if licence is None or (licence.id == "other" and not _LICENCE_NAME.fullmatch(licence.name or "")):
+        return None
+    return licence
+
+
 def _introduction(plan: Plan) -> str:
-    merged = sum(task.action == "merge" for task in plan.tensors)
-    return (
-        f"The weights of {len(plan.checkpoints)} models, merged by safegraft: {merged} of {len(plan.tensors)} tensors "
-        "are merged. The architecture, the tokenizer, the processor and every other tensor are those of the host model "
-        f"{code(plan.names[plan.host_model])}."
+    merged = [task for task in plan.tensors if task.action == "merge"]
+    how = listed([code(name) for name in sorted(plan.methods)])
+    text = (
+        f"This model was not trained: it was computed from {counted(len(plan.checkpoints), 'other model')}. "
+        "A model is a long list of numbers, its weights. Models that descend from one ancestor have weights that "
+        "correspond, and these can be combined one by one into a new model that takes after all of them: a merge. "
+        f"Here safegraft combined {len(merged):,} of {counted(len(plan.tensors), 'tensor')} by {how}"
     )
+    host = code(_short_name(plan, plan.host_model))
+    if is_multimodal(plan.host.config):
+        return (
+            f"{text}; all else, such as what lets it see, is that of {host}, the host model. It is given text and "
+            "images in the same way."
+        )
+    return f"{text}; all else, such as the architecture and the tokenizer, is that of {host}, the host model."
 
 
 def _inputs(plan: Plan) -> str:
     recipe = canonical(plan.recipe, plan.names)
     parameters = {entry["model"]: entry["parameters"] for entry in recipe["models"]}
-    rows = ["| model | role | its own parameters | identity |", "|---|---|---|---|"]
+    licences = _licences(plan)
+    rows: list[list[str]] = []
     for model, checkpoint in plan.checkpoints.items():
         name, identity = plan.names[model], checkpoint.identity
         own = ", ".join(f"{key}: {json.dumps(value)}" for key, value in parameters.get(name, {}).items())
-        shown = cell(own) if own else ""
-        digest = cell(identity.digest[:_DIGITS])
-        rows.append(f"| {cell(name)} | {_role(plan, model)} | {shown} | {identity.scheme} {digest} |")
-    return "\n".join(rows)
+        licence = listed([shown(licences[part]).replace("|", "\\|") for part in _parts(plan, model)])
+        digest = f"{identity.scheme} {cell(identity.digest[:_DIGITS])}"
+        rows.append([_link(plan, model), _role(plan, model), cell(own) if own else "", licence, digest])
+    return table(["model", "role", "its own parameters", "licence", "identity"], rows)
+
+
+def _parts(plan: Plan, model: str) -> tuple[str, ...]:
+    """The public names of what a model is made of: itself, or a base and the adapter that is added to it."""
+    sources, name = plan.checkpoints[model].sources, plan.names[model]
+    if len(sources) < 2:
+        return (name,)
+    return tuple(one if hub_model(one) else one.rstrip("/").rpartition("/")[2] or name for one in sources)
+
+
+def _short_name(plan: Plan, model: str) -> str:
+    """A model for prose."""
+    return "+".join(_short(plan, part) for part in _parts(plan, model))
+
+
+def _short(plan: Plan, part: str) -> str:
+    """Without the commit, unless two commits of one model take part."""
+    found = hub_model(part)
+    parts = {other for model in plan.names for other in _parts(plan, model)}
+    namesakes = [other for other in parts if found and other.startswith(f"{found[0]}@")]
+    return found[0] if found and len(namesakes) == 1 else part
+
+
+def _link(plan: Plan, model: str) -> str:
+    return " with ".join(model_link(part) for part in _parts(plan, model))
+
+
+def _licences(plan: Plan) -> Mapping[str, Licence | None]:
+    """By public name. What a model's card says is not said of the adapter that is added to it."""
+    licences: dict[str, Licence | None] = {}
+    for model, checkpoint in plan.checkpoints.items():
+        own, *added = _parts(plan, model)
+        licences[own] = checkpoint.licence
+        licences |= {name: licences.get(name) for name in added}
+    return licences
 
 
 def _role(plan: Plan, model: str) -> str:
@@ -140,19 +178,17 @@ def _role(plan: Plan, model: str) -> str:
 
 def _methods(plan: Plan) -> str:
     used = Counter(task.method for task in plan.tensors if task.action == "merge")
-    lines = [f"- {_method(method, used[name])}" for name, method in sorted(plan.methods.items())]
+    lines = [
+        f"- {_brought(method, ' for ' + counted(used[name], 'tensor'))}"
+        for name, method in sorted(plan.methods.items())
+    ]
     lines += [f"- then {_brought(plan.modifiers[entry.name])}" for entry in plan.recipe.modifiers]
     return "\n".join(lines)
 
 
-def _method(method: MergeMethod, tensors: int) -> str:
-    return _brought(method, f" for {_tensor_count(tensors)}")
-
-
 def _brought(one: MergeMethod | Modifier, scope: str = "") -> str:
     summary = " ".join(one.summary.split())  # a plugin's own words, not a stranger's: its code runs here
-    source = f"[reference]({one.reference})" if _URL.fullmatch(one.reference) else code(one.reference)
-    return f"{code(one.name)}{scope}: {summary.rstrip('.')} ({source})"
+    return f"{code(one.name)}{scope}: {summary.rstrip('.')} ({linked('reference', one.reference)})"
 
 
 def _recipe_yaml(plan: Plan) -> str:
@@ -168,24 +204,10 @@ def _given(mapping: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tensors(plan: Plan) -> str:
-    copied = Counter(task.note for task in plan.tensors if task.action == "copy")
-    merged = Counter(task.note for task in plan.tensors if task.action == "merge")
-    lines = [f"{_tensor_count(merged.total())} merged"]
-    lines += [f"  of these {count}: {note}" for note, count in _most_common(merged) if note]
-    lines.append(f"{_tensor_count(copied.total())} copied from the host")
-    lines += [f"  of these {count}: {note}" for note, count in _most_common(copied) if note]
-    parts = [fence(_public(plan, "\n".join(lines)))]
+    parts = [tensor_table(plan, lambda text: _public(plan, text))]
     if plan.warnings:
         parts.append("Warnings of the plan:\n\n" + fence(_public(plan, "\n".join(plan.warnings))))
     return "\n\n".join(parts)
-
-
-def _most_common(notes: Counter[str]) -> Iterable[tuple[str, int]]:
-    return sorted(notes.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _tensor_count(count: int) -> str:
-    return f"{count} tensor" if count == 1 else f"{count} tensors"
 
 
 def _public(plan: Plan, text: str) -> str:
@@ -197,39 +219,47 @@ def _public(plan: Plan, text: str) -> str:
 # -- what to do with it -------------------------------------------------------------------------
 
 
-def _snippet(plan: Plan) -> str:
-    files = {file.name for file in plan.files}
-    model = "AutoModelForImageTextToText" if is_multimodal(plan.host.config) else "AutoModelForCausalLM"
-    if is_multimodal(plan.host.config) and files & _PROCESSOR_FILES:
-        reader, variable = "AutoProcessor", "processor"
-    elif files & _TOKENIZER_FILES:
-        reader, variable = "AutoTokenizer", "tokenizer"
-    else:
-        reader, variable = None, ""
-    lines = [f"from transformers import {', '.join(sorted(filter(None, (model, reader))))}", ""]
-    lines.append('folder = "."  # this folder, or the name of this repository on the Hub')
-    if reader:
-        lines.append(f"{variable} = {reader}.from_pretrained(folder)")
-    lines.append(f'model = {model}.from_pretrained(folder, dtype="auto")')
-    return "\n".join(lines)
-
-
 def _reproduce(plan: Plan) -> str:
+    local = sorted({part for model in plan.names for part in _parts(plan, model) if not hub_model(part)})
+    what = "a folder that is not on the Hub" if len(local) == 1 else "folders that are not on the Hub"
+    models = f", beside {listed([code(name) for name in local])}, {what}," if local else ""
     versions = ", ".join(f"{name} {version}" for name, version in sorted(plan.versions.items()))
-    commands = "safegraft plan recipe.yml\nsafegraft merge recipe.yml --out merged"
     return (
-        "Save the recipe above as `recipe.yml`, beside folders of the models' names, and run\n\n"
-        f"{fence(commands, 'sh')}\n\n"
-        f"With the same inputs, the same `--max-shard-size` and {code(versions)} the plan's digest is\n\n"
+        f"Save the recipe above as `recipe.yml`{models} and run\n\n"
+        f"{fence(f'safegraft merge recipe.yml --out merged{_size_option(plan)}', 'sh')}\n\n"
+        f"With the same inputs and {code(versions)} the plan's digest is\n\n"
         f"{fence(plan.digest)}\n\n"
-        "and equal digests give equal bytes. `safegraft.json` holds the sha256 of every file."
+        "and equal digests give equal bytes, on machines of one kind. `safegraft.json` holds the sha256 of every file. "
+        "This checks that the files here are those, and that those are what the recipe gives:\n\n"
+        f"{fence(VERIFY, 'sh')}"
     )
+
+
+def _size_option(plan: Plan) -> str:
+    """Needed where the usual size of files would give other ones."""
+    least = least_shard_size(plan.files)
+    usual = least_shard_size(weight_files(plan.tensors, MAX_SHARD_SIZE))
+    return "" if least == usual else f" --max-shard-size {least}"
 
 
 def _licence(plan: Plan) -> str:
-    texts = [code(file.name) for file in plan.files if file.kind == "sidecar" and _LICENCE.fullmatch(file.name)]
-    said = f" The host model's own terms come along: {_and(texts)}." if texts else ""
-    return (
-        "Not declared: the inputs' weights do not say theirs. Read the licences of all inputs, and set `license` in "
-        f"the head of this file before you publish.{said}"
-    )
+    together = go_together({_short(plan, name): licence for name, licence in _licences(plan).items()})
+    if declared := _declared(plan):
+        parts = [_agreed(declared)]
+    else:
+        parts = ["No licence is declared for this merge: set `license` in the head of this file once you know which."]
+    if together.warnings:
+        warnings = [one for text in together.warnings for one in (">", f"> {text}")]
+        parts.append("\n".join(["> [!WARNING]", *warnings[1:]]))
+    if texts := [code(file.name) for file in plan.files if file.kind == "sidecar" and _LICENCE.fullmatch(file.name)]:
+        parts.append(f"The host model's own terms come along: {listed(texts)}.")
+    parts.append("This is what the inputs' model cards declare, compared by a table of names. It is no legal advice.")
+    return "\n\n".join(parts)
+
+
+def _agreed(licence: Licence) -> str:
+    if licence.id == "other" and SEVERAL in (licence.name or ""):
+        return (
+            "The inputs declare several licences that ask for little more than that notices are kept: keep all of them."
+        )
+    return f"All inputs declare {shown(licence)}, and so does this merge."

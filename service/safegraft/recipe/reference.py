@@ -1,20 +1,23 @@
-"""Model references: `PATH[@REVISION][+LORA[@REVISION]]`, mergekit's notation.
+"""Model references: `PATH[@REVISION][+LORA[@REVISION]]`, mergekit's notation; either path may be a URL.
 
-A folder whose very name has `+` or `@` in it comes first, wherever one is there. Whether anything else exists is for
+A URL has no revision: an `@` in it is its own. A `+` in it is written %2B, as it would part an adapter from it. A
+folder whose very name has `+` or `@` in it comes first, wherever one is there. Whether anything else exists is for
 those to say who open models.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from safegraft.recipe.document import brief
 
 FolderExists = Callable[[str], bool]
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9.-]*://.+", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A folder or a Hub name, and the revision of the latter; None: as it is here."""
+    """A folder, a URL or a Hub name, and the revision of the latter; None: its default branch."""
 
     path: str
     revision: str | None = None
@@ -32,6 +35,11 @@ class Reference:
 
     def __str__(self) -> str:
         return str(self.model) if self.lora is None else f"{self.model}+{self.lora}"
+
+
+def is_url(path: str) -> bool:
+    """Whether a reference's path is a URL."""
+    return _URL.fullmatch(path) is not None
 
 
 def parse_reference(text: str, folder_exists: FolderExists) -> Reference:
@@ -54,7 +62,7 @@ def parse_reference(text: str, folder_exists: FolderExists) -> Reference:
 
 
 def _source(part: str, whole: str, folder_exists: FolderExists) -> Source:
-    if folder_exists(part):
+    if folder_exists(part) or is_url(part):
         return Source(part)
     path, at, revision = part.rpartition("@")
     if not at:

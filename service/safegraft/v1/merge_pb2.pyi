@@ -115,7 +115,7 @@ class MergeProgress(_message.Message):
     def __init__(self, bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ..., tensors_done: _Optional[int] = ..., tensors_total: _Optional[int] = ..., current_file: _Optional[str] = ...) -> None: ...
 
 class Publication(_message.Message):
-    __slots__ = ("name", "state", "create_time", "update_time", "repository", "revision", "commit", "url", "pull_request_url", "tags", "private", "evaluated", "credential", "bytes_done", "bytes_total", "current_file", "error")
+    __slots__ = ("name", "state", "create_time", "update_time", "repository", "revision", "commit", "url", "pull_request_url", "tags", "private", "evaluated", "credential", "bytes_done", "bytes_total", "current_file", "error", "warnings")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +133,7 @@ class Publication(_message.Message):
     BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     CURRENT_FILE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: PublicationState
     create_time: _timestamp_pb2.Timestamp
@@ -150,4 +151,5 @@ class Publication(_message.Message):
     bytes_total: int
     current_file: str
     error: _status_pb2.Status
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[PublicationState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., repository: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., url: _Optional[str] = ..., pull_request_url: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., private: bool = ..., evaluated: bool = ..., credential: _Optional[str] = ..., bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ..., current_file: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[PublicationState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., repository: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., url: _Optional[str] = ..., pull_request_url: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., private: bool = ..., evaluated: bool = ..., credential: _Optional[str] = ..., bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ..., current_file: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...

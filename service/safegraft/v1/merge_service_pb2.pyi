@@ -237,7 +237,7 @@ class DeleteMergeRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class PublishMergeRequest(_message.Message):
-    __slots__ = ("name", "repository", "public", "revision", "pull_request", "tags", "message", "replace", "evaluation", "plot", "unevaluated", "credential")
+    __slots__ = ("name", "repository", "public", "revision", "pull_request", "tags", "message", "replace", "evaluation", "plot", "unevaluated", "credential", "request_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REPOSITORY_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_FIELD_NUMBER: _ClassVar[int]
@@ -250,6 +250,7 @@ class PublishMergeRequest(_message.Message):
     PLOT_FIELD_NUMBER: _ClassVar[int]
     UNEVALUATED_FIELD_NUMBER: _ClassVar[int]
     CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     repository: str
     public: bool
@@ -262,7 +263,8 @@ class PublishMergeRequest(_message.Message):
     plot: bytes
     unevaluated: bool
     credential: str
-    def __init__(self, name: _Optional[str] = ..., repository: _Optional[str] = ..., public: bool = ..., revision: _Optional[str] = ..., pull_request: bool = ..., tags: _Optional[_Iterable[str]] = ..., message: _Optional[str] = ..., replace: bool = ..., evaluation: _Optional[bytes] = ..., plot: _Optional[bytes] = ..., unevaluated: bool = ..., credential: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., repository: _Optional[str] = ..., public: bool = ..., revision: _Optional[str] = ..., pull_request: bool = ..., tags: _Optional[_Iterable[str]] = ..., message: _Optional[str] = ..., replace: bool = ..., evaluation: _Optional[bytes] = ..., plot: _Optional[bytes] = ..., unevaluated: bool = ..., credential: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class PublishMergeResponse(_message.Message):
     __slots__ = ("publication",)

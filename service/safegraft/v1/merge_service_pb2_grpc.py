@@ -223,13 +223,18 @@ class MergeServiceServicer(object):
         in failure, continues it: what the Hub has already is not sent again. A merge with RETENTION_KEEP is published when it
         has SUCCEEDED; one with RETENTION_NONE is computed for it, a file at a time.
 
+        Clients should send a `request_id`, so that a call whose stream broke can be repeated without a second commit or pull
+        request: the same id with the same request follows the same publication, also when it has ended meanwhile.
+
         The Hub is asked in the name of `credential`, or else with the caller's own token in the header
         "x-hub-token: hf_...": the server holds that in memory as long as the publication runs, and never stores it.
 
         Errors: NOT_FOUND; INVALID_ARGUMENT if the repository's name, a tag, the evaluation or the credential is not one that can
-        be used, if neither an evaluation nor `unevaluated` is given, or if this server does not publish there (ServerInfo says
-        where it does); FAILED_PRECONDITION if the merge FAILED or was CANCELLED, or another publication of it to the same
-        revision, with other settings, is running.
+        be used, if neither an evaluation nor `unevaluated` is given, if this server does not publish there (ServerInfo says
+        where it does), or with the field "request_id" if the id was used with another request: take a fresh one;
+        FAILED_PRECONDITION if the merge FAILED or was CANCELLED, or another publication of it to the same revision, with other
+        settings, is running; UNAVAILABLE with RetryInfo if too many publications are waiting, or when the server stops: call
+        again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

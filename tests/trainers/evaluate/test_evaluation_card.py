@@ -8,10 +8,12 @@ from huggingface_hub import ModelCard
 
 import safegraft
 from safegraft.errors import InputError
+from safegraft.hub.evaluated import BEGIN, END, with_evaluation
+from safegraft.hub.evaluation import read_evaluation
 from safegraft_trainers.evaluate.example import Axis, Suite
 from safegraft_trainers.evaluate.judges import get_judge
-from safegraft_trainers.evaluate.model_card import BEGIN, END, write_card
-from safegraft_trainers.evaluate.results import Evaluation
+from safegraft_trainers.evaluate.model_card import write_card
+from safegraft_trainers.evaluate.results import Evaluation, write_evaluations
 from safegraft_trainers.evaluate.run import evaluate
 from safegraft_trainers.lab.pairings import PAIRINGS
 from safegraft_trainers.lab.shipped import CHECKPOINTS
@@ -80,6 +82,31 @@ def test_the_hub_reads_the_numbers(tmp_path: Path, found: Evaluation) -> None:
     assert (helped.metric_value, helped.task_type) == (100.0, "image-text-to-text")
     assert "judge" not in helped.metric_args
     assert len(told) == 3
+
+
+def test_a_card_says_the_same_as_the_file_that_is_published_with_it(
+    tmp_path: Path, found: Evaluation, make: SimpleNamespace
+) -> None:
+    attacks = Suite("advbench", [make.attack("a"), make.attack("b")])
+    own = Suite("own", [make.look_alike("c"), make.exact("d", "d", image=make.picture())])
+    answers = {"a": "boom", "b": "boom", "c": "yes", "d": "d"}
+    worse = evaluate(make.scripted(answers=answers, name="/home/me/lvlm"), [attacks, own], [get_judge("patterns")])
+    folder = tmp_path / "merged"
+    folder.mkdir()
+    path = write_card(folder, found, [worse])
+    assert (folder / "trade-off.png").read_bytes().startswith(b"\x89PNG")
+    write_evaluations([found, worse], tmp_path / "results.json")
+    document = read_evaluation(tmp_path / "results.json")
+    assert with_evaluation(b"# `merged`\n", document, "trade-off.png", name="merged") == path.read_bytes()
+    text = path.read_text()
+    assert "| attacks by text | lower | 2 | -50.0 [-100.0, +0.0] |" in text
+    assert "/home" not in text
+    assert Evaluation.from_dict(found.to_dict()) == found
+    assert [one.name for one in document.evaluated.scores if one.dataset] == [
+        "advbench",
+        "own/exaggerated_safety",
+        "own/helpfulness",
+    ]
 
 
 def test_writing_again_leaves_no_trace_and_others_numbers_stay(

@@ -63,7 +63,7 @@ SECONDS_BETWEEN_LINES = 5.0
     "cards",
     metavar="MODEL",
     multiple=True,
-    help="Write the results into the README.md of this folder, one of MODELS. Repeatable.",
+    help="Write the results, and a picture of them, into the README.md of this folder, one of MODELS. Repeatable.",
 )
 @click.option("--endpoint", metavar="URL", help="MODELS are names at this OpenAI-compatible endpoint.")
 @click.option("--no-images", is_flag=True, help="With --endpoint: the models see no images.")

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -262,11 +263,25 @@ class Evaluation:
             "versions": dict(self.versions),
             "suites": [asdict(suite) for suite in self.suites],
             "judges": [asdict(judge) for judge in self.judges],
-            "scores": [asdict(self.metric(name)) for name in self.names() if name not in own],
+            "scores": [self._described(self.metric(name)) for name in self.names() if name not in own],
             "measured": [asdict(score) for score in self.measured],
             "agreements": [asdict(one) for one in self.agreements],
             "skipped": dict(self.skipped),
             "answers": [asdict(answer) for answer in self.answers],
+        }
+
+    def _described(self, score: Score) -> dict[str, Any]:
+        """A score with what a model card says of it: whoever publishes has only this document."""
+        group, judge = self._parse(score.name)
+        answers = self.groups[group]
+        suite = answers[0].suite
+        is_whole = judge is None and group in (suite, f"{suite}/{answers[0].axis}")
+        return {
+            **asdict(score),
+            "axis": answers[0].axis,
+            "dataset": _dataset(suite) if is_whole else None,
+            "judge": judge or self.default_judge(answers[0].scoring),
+            "images": any(one.image for one in answers),
         }
 
     @classmethod
@@ -295,8 +310,19 @@ class Evaluation:
 
 def write_evaluations(evaluations: Sequence[Evaluation], path: Path) -> None:
     """Write results.json: there is either the whole file or what was there before. Raises OutputError."""
-    document = {"format": FORMAT, "evaluations": [one.to_dict() for one in evaluations]}
-    write_whole(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(document_of(evaluations), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def document_of(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """What results.json holds. Its differences, like its scores, are for readers without the answers."""
+    pairs = list(combinations(range(len(evaluations)), 2))
+    found = [
+        {"first": first, "second": second, **asdict(one)}
+        for first, second in pairs
+        for axis in Axis
+        if (one := difference(evaluations[first], evaluations[second], axis)) is not None
+    ]
+    return {"format": FORMAT, "evaluations": [one.to_dict() for one in evaluations], "differences": found}
 
 
 def write_whole(path: Path, content: str) -> None:
@@ -330,6 +356,14 @@ def difference(first: Evaluation, second: Evaluation, name: str) -> Difference |
         return None
     estimate = paired_difference([values[key] for key in shared], [others[key] for key in shared], seed=first.seed)
     return Difference(name, estimate.value, estimate.low, estimate.high, len(shared))
+
+
+def _dataset(suite: str) -> str:
+    """The Hub name of a suite's data set, where it is a public one."""
+    from safegraft_trainers.evaluate.formats import FORMATS
+
+    known = FORMATS.get(suite)
+    return known.hub_name.partition(":")[0] if known and known.hub_name else suite
 
 
 def compare(evaluations: Sequence[Evaluation], *, markdown: bool = False) -> str:

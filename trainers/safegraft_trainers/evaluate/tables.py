@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from safegraft.cli.terminal import table
-from safegraft.hub.card import cell, code
+from safegraft.hub.markdown import cell, code
 from safegraft_trainers.evaluate.example import LOWER_IS_BETTER, Axis
 from safegraft_trainers.evaluate.results import Evaluation, Score, difference
 

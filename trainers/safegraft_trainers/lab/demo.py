@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from safegraft import Client
 from safegraft.errors import DataCorruptedError, OutputError, SafegraftError, ServerError, UsageError
-from safegraft_trainers.lab import outcome, report, shipped, stages
-from safegraft_trainers.lab.pairings import HOST, PAIRINGS, Pairing, Recipe
+from safegraft_trainers.lab import outcome, report, round_trip, shipped, stages
+from safegraft_trainers.lab.pairings import HOST, PAIRINGS, Pairing, Recipe, linear
 from safegraft_trainers.lab.server import Server, peak_memory, running_server
 from safegraft_trainers.lab.stages import ADAPTED, ALIGNED, CHECKPOINTS, PROJECTED, REDUCED, REPLAY, Scale
 from safegraft_trainers.lab.transfer import Merged, check_against_local, check_copied, check_files, fetch
@@ -112,6 +112,9 @@ def run(out: Path, scale: Scale) -> None:
         for (pairing, strength), one in merges.items()
     }
     show_recovery(models, merged, out)
+
+    step("From a Hub and back")
+    show_round_trip(merges, out)
 
     step("Your own two models")
     show_next_step(out)
@@ -264,6 +267,24 @@ def show_recovery(models: "Mapping[str, Evaluation]", merged: "Mapping[str, Eval
         say(line)
     report.write(out, models, merged, verdict, LIMITS)
     say(f"All of this, with plots and every answer: {out / report.REPORT}")
+
+
+def show_round_trip(merges: Merges, out: Path) -> None:
+    if not round_trip.is_possible():
+        say("left out: the Hub for tests is in the source tree only (tests/support)")
+        return
+    first = PAIRINGS[0]
+    host, safer = f"team/{HOST}", f"team/{first.safer}"
+    models = {host: out / CHECKPOINTS / HOST, safer: out / CHECKPOINTS / first.safer}
+    recipe = linear(host, safer, first.default)
+    done = round_trip.go(models, recipe, merges[first, first.default], out / report.RESULTS, out / report.TRADE_OFF)
+    say(f"{host} and {safer} lie on a Hub for tests, on this machine: {done.models / MB:.2f} MB")
+    say(f"safegraft plan:   {done.planned / 1e3:.0f} kB were read; of the weights {done.weights} bytes")
+    say(f"safegraft push:   {done.received / MB:.2f} MB read by range, {done.sent / MB:.2f} MB sent, into one commit,")
+    say("                  with its evaluation in the card; its weights are those that came over gRPC, by SHA-256")
+    say(f"safegraft verify: {done.verified}")
+    say("the card's own lines load it with transformers and ask it about a picture; it answers")
+    say(f"                  {done.answer!r}")
 
 
 def show_next_step(out: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from safegraft.cli.terminal import table
 from safegraft.errors import output_errors
-from safegraft.hub.card import cell
+from safegraft.hub.markdown import cell
 from safegraft_trainers.evaluate.example import Axis
 from safegraft_trainers.evaluate.results import Evaluation, Score, write_whole
 from safegraft_trainers.evaluate.tables import percent

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from safegraft.hub.card import cell, code, fence
+from safegraft.hub.markdown import cell, code, fence
 from safegraft_trainers.training.provenance import Record, is_hub_name
 
 _UNEVALUATED = """\
