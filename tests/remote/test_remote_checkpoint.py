@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from memorystore import MemoryStore, together
 from safegraft.adapter.merge import merge_adapters
 from safegraft.checkpoint.adapter import AdapterFolder
 from safegraft.checkpoint.folder import FolderCheckpoint
+from safegraft.checkpoint.identity import identify
 from safegraft.checkpoint.lora import add_adapter
-from safegraft.checkpoint.types import Checkpoint
+from safegraft.checkpoint.types import Checkpoint, Identity
 from safegraft.engine.execute import MergedCheckpoint
 from safegraft.engine.folder import write_folder
 from safegraft.engine.plan import make_plan
@@ -119,8 +121,18 @@ def test_without_known_digests_a_sample_names_it_as_it_does_a_large_folder(
     monkeypatch.setattr("safegraft.checkpoint.identity.SAMPLED_BYTES", 64)
     monkeypatch.setattr("safegraft.checkpoint.folder.HASHED_BYTES", -1)  # as if it were large
     local = FolderCheckpoint(folder, "org/model@" + "c" * 40)
-    store = MemoryStore.of(folder, sha256=False)
+    store = MemoryStore.of(folder, sha256=False, before=lambda *_: time.sleep(0.002))
+    most_reading: list[int] = []
+
+    def identified(checkpoint: Checkpoint, files: Any) -> Identity:
+        store.most_reading = 0
+        result = identify(checkpoint, files)
+        most_reading.append(store.most_reading)
+        return result
+
+    monkeypatch.setattr("safegraft.remote.checkpoint.identify", identified)
     remote = RemoteCheckpoint(store)
+    assert most_reading[0] > 1  # in parallel
     assert remote.identity == local.identity
     assert remote.identity.scheme == "sampled-sha256"
     sampled = sum(min(64, tensor.nbytes) for tensor in remote.tensors.values())
@@ -402,6 +414,10 @@ def test_an_adapter_is_what_its_folder_is(lora: Path, sha256: bool) -> None:
             assert read(remote, name) == read(local, name)
 
     together([compare] * 3)
+    if sha256:
+        header, size = header_sizes(store), len(store.contents["adapter_model.safetensors"])
+        blocks = [one for one in store.requests if one[0] == "adapter_model.safetensors" and one[1] >= header]
+        assert len(blocks) == -(-(size - header) // (4096 // 16))  # the file's blocks, and not tensor by tensor
     remote.verify_unchanged()
     assert remote.verified() == {"adapter_model.safetensors": sha256}
     remote.close()

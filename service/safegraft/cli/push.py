@@ -8,9 +8,10 @@ import click
 from click.core import ParameterSource
 
 from safegraft.cli.interrupt import CONTINUE, interruptible
-from safegraft.cli.options import device_option, json_option, size
+from safegraft.cli.options import bare_id, device_option, json_option, optional_remote_options, size
 from safegraft.cli.progress import meter
 from safegraft.cli.published import show_preview, show_publication
+from safegraft.cli.remote import require_no_server_options
 from safegraft.cli.terminal import note, say, say_json
 from safegraft.errors import InputError, MergeCancelledError, Problem, UsageError
 
@@ -24,7 +25,7 @@ _FOR_RECIPES = {"threads": "--threads", "device": "--device", "max_shard_size": 
 
 
 @click.command()
-@click.argument("source", metavar="DIR|RECIPE.yml", type=click.Path(path_type=Path))
+@click.argument("source", metavar="DIR|RECIPE.yml|ID", type=click.Path(path_type=Path))
 @click.argument("destination", metavar="ORG/NAME")
 @click.option(
     "--private/--public",
@@ -64,7 +65,13 @@ _FOR_RECIPES = {"threads": "--threads", "device": "--device", "max_shard_size": 
     help="Of a recipe: where shards lie until they are sent. Default: ~/.cache/safegraft/publishing.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
+@click.option(
+    "--hub-credential",
+    metavar="NAME",
+    help="With --server: the server's credential to publish with. Default: your own token, which it does not keep.",
+)
 @json_option
+@optional_remote_options
 @click.pass_context
 def push(
     context: click.Context,
@@ -84,9 +91,13 @@ def push(
     max_shard_size: int,
     scratch: Path | None,
     dry_run: bool,
+    hub_credential: str | None,
     as_json: bool,
+    server: str | None,
+    token_file: Path | None,
+    ca: Path | None,
 ) -> None:
-    """Publish a merge to the Hugging Face Hub: a merged folder, or a recipe.
+    """Publish a merge to the Hugging Face Hub: a merged folder, a recipe, or with --server the ID of a merge there.
 
     Of a recipe each shard is computed, sent and dropped: the model is never on disk as a whole. All files become
     visible at once, in one commit; an interrupted push continues when the same command runs again. The token is
@@ -100,6 +111,7 @@ def push(
     Examples:
       safegraft push merged org/my-merge --evaluation results.json
       safegraft push recipe.yml org/my-merge --public --unevaluated --tag v1
+      safegraft push 4f1c09 org/my-merge --server merge.example:50051 --hub-credential team --unevaluated
       safegraft push merged zoo:team/my-merge      with a plugin that brings the publisher zoo
     """
     if ":" in destination:
@@ -110,6 +122,24 @@ def push(
 
     asked = Destination(destination, private, revision, pull_request, tags, message, replace)
     asked.check()
+    if server is not None:
+        from safegraft.cli.push_there import push_there
+
+        _require_options_for_servers(context)
+        push_there(
+            bare_id(str(source)),
+            asked,
+            server=server,
+            token_file=token_file,
+            ca=ca,
+            credential=hub_credential,
+            evaluation=evaluation,
+            plot=plot,
+            unevaluated=unevaluated,
+            as_json=as_json,
+        )
+        return
+    require_no_server_options(hub_credential=hub_credential, token_file=token_file)
     card = _Card.read(evaluation, plot, unevaluated)
     if source.is_dir():
         _require_no_recipe_options(context)
@@ -124,7 +154,7 @@ def push(
 
 
 def _require_plain(context: click.Context) -> None:
-    given = [name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     others = sorted(set(given) - _FOR_PUBLISHERS)
     if others:
         options = ", ".join(f"--{'tag' if name == 'tags' else name.replace('_', '-')}" for name in others)
@@ -177,6 +207,12 @@ def _require_no_recipe_options(context: click.Context) -> None:
     for name, option in _FOR_RECIPES.items():
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise UsageError(f"{option} is for recipes: the folder is merged already")
+
+
+def _require_options_for_servers(context: click.Context) -> None:
+    for name, option in {**_FOR_RECIPES, "scratch": "--scratch", "dry_run": "--dry-run"}.items():
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise UsageError(f"{option} is for publishing from here: leave it or --server away")
 
 
 def _opened(source: Path, threads: int | None, device: str, max_shard_size: int) -> "Result":

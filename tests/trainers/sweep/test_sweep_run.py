@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
+from testhub import Hub, point_at
 
 import safegraft
 from safegraft.cli import main
@@ -360,6 +361,23 @@ def test_the_best_is_merged_and_published(
     assert manifest["plan_digest"] == best["digest"]  # what is published is what was measured
     with safegraft.open(out / "best" / "recipe.yml") as merged:
         assert merged.plan.digest == best["digest"]
+
+
+def test_the_best_goes_to_the_hub_with_what_was_measured_on_held_out_prompts(
+    sweep_document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = sweep_file(sweep_document, tmp_path), tmp_path / "out"
+    with Hub.start() as hub:
+        point_at(hub, monkeypatch, tmp_path / "cache", token=hub.token)
+        monkeypatch.setenv("SAFEGRAFT_CACHE", str(tmp_path / "notes"))
+        assert main(["sweep", path, "--out", str(out), "--publish-best", "team/best"]) == 0
+        assert f"published: {hub.endpoint}/team/best" in capsys.readouterr().err
+        repository = hub.repository("team/best")
+        card = repository.read("README.md").decode()
+    assert repository.private
+    assert "has not been evaluated" not in card
+    assert "## Evaluation" in card
+    assert repository.files.keys() >= {"model.safetensors", "safegraft.json", "trade-off.png"}
 
 
 def test_nothing_is_published_that_does_not_meet_the_constraints(

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 @click.option("--trials", metavar="N", type=click.IntRange(min=1), help="Instead of the file's, for random and optuna.")
 @click.option(
     "--publish-best",
-    metavar="PUBLISHER:DESTINATION",
-    help="Write the best merge to --out and push it, if it meets the constraints on held-out prompts too.",
+    metavar="ORG/NAME",
+    help="Write the best merge to --out and publish it on the Hub, with what was measured, if it meets the "
+    "constraints on held-out prompts too. PUBLISHER:DESTINATION goes to a plugin's publisher.",
 )
 @json_option
 @optional_remote_options
@@ -55,7 +56,7 @@ def sweep(
     \b
     Examples:
       safegraft sweep sweep.yml --out swept
-      safegraft sweep sweep.yml --out swept --resume --publish-best zoo:team/my-merge
+      safegraft sweep sweep.yml --out swept --resume --publish-best team/my-merge
       safegraft sweep sweep.yml --server merge.example:50051 --json
     """
     if server is None and (token_file or ca):

@@ -102,7 +102,9 @@ class _There:
             [sys.executable, *arguments], cwd=self._folder, env=self._environment, capture_output=True, text=True
         )
         if done.returncode:
-            raise SafegraftError(f"`{' '.join(arguments[:4])}` failed with a Hub on this machine:\n{done.stdout}{done.stderr}")
+            raise SafegraftError(
+                f"`{' '.join(arguments[:4])}` failed with a Hub on this machine:\n{done.stdout}{done.stderr}"
+            )
         return done.stdout
 
 

@@ -1,16 +1,26 @@
-"""The best merge of a sweep, written to a folder and handed to a publisher: what `merge` and `push` do.
+"""The best merge of a sweep, written to a folder and published with what was measured: what `merge` and `push` do.
 
 A merge that breaks a constraint on held-out prompts is not published: that is what they were held out for.
 """
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import safegraft
 from safegraft.api import registry
 from safegraft.errors import UsageError
+from safegraft.hub.evaluation import read_document
+from safegraft.hub.journal import default_folder
+from safegraft.hub.publication import Destination
+from safegraft.hub.publishing import publish as push
+from safegraft.hub.results import FolderResult
 from safegraft.recipe import read_recipe
+from safegraft.remote.access import HubAccess
 from safegraft.sources import publish
+from safegraft_trainers.evaluate.plots import trade_off
+from safegraft_trainers.evaluate.results import Evaluation, document_of
 from safegraft_trainers.sweep.report import BEST, RECIPE
 from safegraft_trainers.sweep.result import CandidateResult, SweepResult
 
@@ -21,16 +31,21 @@ MERGED = "merged"
 
 
 def check_destination(destination: str) -> None:
-    """Raise UsageError for a destination that no publisher here takes: better now than after the sweep."""
+    """Raise UsageError for a destination that nobody here takes: better now than after the sweep."""
     name, colon, _ = destination.partition(":")
+    if not colon:
+        Destination(destination).check()
+        return
     known = registry().publishers
-    if not colon or known.get(name) is None:
+    if known.get(name) is None:
         message = f"{destination} names no publisher that is installed; {registry().suggest(name, known)}"
-        raise UsageError(f"--publish-best: {message}. Write NAME:DESTINATION")
+        raise UsageError(f"--publish-best: {message}. Write NAME:DESTINATION, or ORG/NAME for the Hub")
 
 
 def publish_best(result: SweepResult, out: Path, destination: str, client: "Client | None" = None) -> str:
     """Merge the best candidate into `out`/best/merged and publish it; returns where it can be found.
+
+    destination: PUBLISHER:REST of a plugin, or ORG/NAME on the Hub, where a new repository is private.
 
     Raises UsageError when nothing may be published, and what merging and publishing raise.
     """
@@ -40,7 +55,37 @@ def publish_best(result: SweepResult, out: Path, destination: str, client: "Clie
         safegraft.merge(best.candidate.recipe, out=folder)
     else:
         client.merge(read_recipe(best.candidate.recipe, folder_exists=lambda _: True), folder)
-    return publish(folder, destination, registry())
+    if ":" in destination:
+        return publish(folder, destination, registry())
+    measured = [] if best.test is None else [best.test, *(one.test for one in result.baselines)]
+    return _to_hub(folder, destination, measured)
+
+
+def _to_hub(folder: Path, repository: str, measured: Sequence[Evaluation]) -> str:
+    """measured: the merge on held-out prompts, then the baselines."""
+    notes = default_folder()
+    with FolderResult(folder) as merged:
+        published = push(
+            merged,
+            Destination(repository),
+            HubAccess(),
+            evaluation=read_document(document_of(measured)) if measured else None,
+            unevaluated=not measured,
+            plot=_plot(measured) if measured else None,
+            scratch=notes,
+            journal=notes,
+        )
+    return published.url
+
+
+def _plot(measured: Sequence[Evaluation]) -> bytes | None:
+    with tempfile.TemporaryDirectory(prefix="safegraft-") as folder:
+        path = Path(folder, "trade-off.png")
+        try:
+            trade_off(measured, path)
+            return path.read_bytes()
+        except UsageError:  # there is no trade-off among these
+            return None
 
 
 def _publishable(result: SweepResult, out: Path) -> CandidateResult:
