@@ -15,7 +15,8 @@ checkpoint/  reading checkpoints
 calibration/ what models do at work on data, for methods that ask
 engine/      align, plan, execute
 adapter/     making adapters: extracting and merging them
-hub/         the model card
+remote/      checkpoints on the Hub and at URLs, read by byte ranges
+hub/         the model card, publishing, verifying
 rpc/         the gRPC service and its client
 cli/         the command line
 testing.py   tiny checkpoints and the contract kit for plugin authors

@@ -9,8 +9,9 @@ import pytest
 from scripted_server import Reply, scripted_server
 from testhub import Fault, Hub, point_at
 
-from safegraft.errors import CheckpointError
+from safegraft.errors import CheckpointError, InputChangedError
 from safegraft.remote.access import HubAccess
+from safegraft.remote.checkpoint import RemoteCheckpoint
 from safegraft.remote.errors import is_missing, is_unreachable
 from safegraft.remote.http_ranges import Clock
 from safegraft.remote.hub import open_hub
@@ -197,3 +198,9 @@ def test_thousands_of_files(hub: Hub) -> None:
         store = open_hub("org/llm", None, HubAccess(server.url()))
     assert len(store.listing.files) == 9000
     store.close()
+
+
+def test_a_small_file_damaged_on_its_way_is_noticed_by_its_git_id(hub: Hub) -> None:
+    hub.faults.add(Fault.flipped(1, "config.json", offset=3))
+    with pytest.raises(InputChangedError, match=r"config\.json: does not have the git id"):
+        RemoteCheckpoint(open_hub("org/llm", None, HubAccess()))

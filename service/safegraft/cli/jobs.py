@@ -15,7 +15,7 @@ from safegraft.errors import MergeCancelledError, SafegraftError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from safegraft.rpc.client import Merge
+    from safegraft.rpc.client import Merge, Publication
 
 
 @click.command()
@@ -56,15 +56,17 @@ def watch(id: str, as_json: bool, server: str, token_file: Path | None, ca: Path
       safegraft watch 4f1c09 --json | jq .state
     """
     with connect(server, token_file, ca) as client:
-        merge = client.get(id)  # fails at once where `watch` would wait for a server to come back
+        found = client.get(id)  # fails at once where `watch` would wait for a server to come back
         follow = _follow_json if as_json else _follow
-        merge = follow(merge, client.watch(id))
+        merge = follow(found, client.watch(id))
     if merge.error is not None:
         raise merge.error
     if merge.state == "cancelled":
         raise MergeCancelledError(f"merge {merge.id} was cancelled")
     if not as_json:
         say(f"merge {merge.id} {merge.state}; fetch it with: safegraft pull {merge.id} --out DIR")
+        for publication in found.publications:
+            say(_publication(publication))
 
 
 def _follow(merge: "Merge", changes: "Iterator[Merge]") -> "Merge":
@@ -91,15 +93,21 @@ def _follow_json(merge: "Merge", changes: "Iterator[Merge]") -> "Merge":
 @id_argument
 @remote_options
 def cancel(id: str, server: str, token_file: Path | None, ca: Path | None) -> None:
-    """Stop a merge on a server and remove what there is of it.
+    """Stop a merge on a server and remove what there is of it; or stop a publication, as `watch` names it.
 
     \b
     Examples:
       safegraft cancel 4f1c09
+      safegraft cancel 4f1c09/publications/77aa02
     """
+    merge_id, of_it, publication_id = id.partition("/publications/")
     with connect(server, token_file, ca) as client:
-        merge = client.cancel(id)
-    say(f"merge {merge.id} {merge.state}")
+        if of_it:
+            publication = client.cancel_publication(merge_id, publication_id)
+            say(f"publication to {publication.repo} {publication.state}; nothing of it can be seen")
+        else:
+            merge = client.cancel(id)
+            say(f"merge {merge.id} {merge.state}")
 
 
 @click.command()
@@ -133,6 +141,15 @@ def describe(merge: "Merge") -> dict[str, Any]:
         "tensors_total": progress.tensors_total,
         "error": None if merge.error is None else _error(merge.error),
     }
+
+
+def _publication(one: "Publication") -> str:
+    """A publication in a line."""
+    if one.state == "running":
+        return f"being published to {one.repo}; stop that with: safegraft cancel {one.merge}/publications/{one.id}"
+    if one.state == "succeeded":
+        return f"published: {one.url} at {one.commit}"
+    return f"not published to {one.repo}: " + (f"{one.error}" if one.error else "cancelled")
 
 
 def _error(error: SafegraftError) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from safegraft.errors import CheckpointError, InputChangedError, Problem
 from safegraft.remote.store import RemoteFile, Store
 from safegraft.remote.verifying import WRONG
 
+WRONG_GIT_ID = "does not have the git id that is listed for it: it was changed, or damaged on its way; start again"
+
 
 class ListedFiles:
     """The files of `store`, as `safegraft.checkpoint.contents.Files` has them."""
@@ -45,6 +47,8 @@ class ListedFiles:
         content = begun.result() if begun is not None else self._store.read(listed, 0, listed.size)
         if listed.sha256 is not None and hashlib.sha256(content).hexdigest() != listed.sha256:
             raise InputChangedError(Problem(where, WRONG))
+        if listed.git_id is not None and git_id(content) != listed.git_id:
+            raise InputChangedError(Problem(where, WRONG_GIT_ID))
         return content
 
     def read_start(self, file: str, length: int) -> bytes:
@@ -56,3 +60,8 @@ class ListedFiles:
         if file not in self._files:
             raise CheckpointError(Problem(f"{self.name}/{file}", "is not there"))
         return self._files[file]
+
+
+def git_id(content: bytes) -> str:
+    """As git names a file of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -129,7 +129,9 @@ def _files(siblings: list[Any], where: str) -> dict[str, RemoteFile]:
         if not isinstance(sibling.size, int) or sibling.size < 0:
             message = "the Hub does not tell the size of this file: a mirror has to answer as the Hub does"
             raise CheckpointError(Problem(f"{where}/{name}", message))
-        files[name] = RemoteFile(name, sibling.size, sha256, sha256 or sibling.blob_id or "")
+        blob = sibling.blob_id if isinstance(sibling.blob_id, str) else ""
+        git_id = blob if sibling.lfs is None and _COMMIT.fullmatch(blob) else None  # of LFS files it is the pointer's
+        files[name] = RemoteFile(name, sibling.size, sha256, sha256 or blob, git_id)
     return files
 
 

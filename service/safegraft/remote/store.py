@@ -10,13 +10,15 @@ class RemoteFile:
     """A file as the store lists it.
 
     name: bare, or "folder/name". size: bytes. sha256: of the content in hex, when the store vouches for it.
-    version: what changes with the content, such as an ETag or a git object id.
+    version: what changes with the content, such as an ETag. git_id: its id as git names contents, 40 hex digits, where
+    the store vouches for that instead.
     """
 
     name: str
     size: int
     sha256: str | None
     version: str
+    git_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
