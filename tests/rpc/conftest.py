@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,20 @@ import json, logging, sys
 from pathlib import Path
 from safegraft.rpc.models import ModelRoot
 from safegraft.rpc.options import ServerOptions
+from safegraft.rpc.remote_policy import HubCredential
 from safegraft.rpc.server import serve
+
+def print_at_once(line):
+    print(line, flush=True)
 
 logging.basicConfig(level=logging.INFO)
 given = json.loads(sys.argv[1])
 paths = {key: Path(given.pop(key)) for key in ("data", "tls_cert", "tls_key") if key in given}
 models = tuple(ModelRoot.parse(root) for root in given.pop("models"))
-serve(ServerOptions(**paths, models=models, ready=lambda line: print(line, flush=True), **given))
+credentials = tuple(HubCredential.parse(one) for one in given.pop("hub_credentials", ()))
+lists = {key: tuple(given.pop(key)) for key in ("hub", "publish_to") if key in given}
+options = ServerOptions(**paths, models=models, hub_credentials=credentials, **lists, ready=print_at_once, **given)
+serve(options)
 """
 
 # A merge method of which tests decide how long it takes. It averages; time changes no bit of that.
@@ -85,8 +92,10 @@ def merge_methods():
 class ServerProcess:
     """A server in a process of its own."""
 
-    def __init__(self, log: Path, path: Path, options: dict[str, Any], limit: int | None) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(path)}
+    def __init__(
+        self, log: Path, path: Path, options: dict[str, Any], limit: int | None, more: Mapping[str, str]
+    ) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(path), **more}
         command = [sys.executable, "-W", "error", "-c", SERVE, json.dumps(options)]
         if limit is not None:  # no file may grow beyond it: what a full disk does, to one file
             command = ["prlimit", f"--fsize={limit}", *command]
@@ -211,10 +220,10 @@ def start_server(root: Path, plugin_path: Path, tmp_path_factory: pytest.TempPat
     """Start a server. Options are ServerOptions'; `limit` bounds the size of any file it writes."""
     running: list[ServerProcess] = []
 
-    def start(limit: int | None = None, **options: Any) -> ServerProcess:
+    def start(limit: int | None = None, environment: Mapping[str, str] | None = None, **options: Any) -> ServerProcess:
         folder = tmp_path_factory.mktemp("server")
         given = {"listen": "127.0.0.1:0", "data": str(folder / "data"), "models": [str(root)], **options}
-        running.append(ServerProcess(folder / "log", plugin_path, given, limit))
+        running.append(ServerProcess(folder / "log", plugin_path, given, limit, environment or {}))
         return running[-1]
 
     yield start

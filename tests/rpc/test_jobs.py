@@ -1,17 +1,19 @@
-"""The table of merges: what may change, who wins, and what outlives the process."""
+"""The table of merges: what may change, and who wins."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
-from safegraft.errors import ConflictError, NotFoundError, ServerError, UsageError
+from safegraft.errors import ConflictError, NotFoundError, UsageError
+from safegraft.hub.publication import Destination
+from safegraft.rpc.database import open_database, sqlite_in
 from safegraft.rpc.job import NEXT, Job, JobError, JobProgress, JobState, PlanSummary, now
 from safegraft.rpc.jobs import JobStore
+from safegraft.rpc.publication import Publication, PublicationState
+from safegraft.rpc.publication_store import PublicationStore
 
 PLAN = PlanSummary("d" * 64, "lvlm", (("a", 10), ("b", 20)), ("mind the gap",), 3, ("e" * 64,), 7)
 MakeJob = Callable[..., Job]
@@ -19,9 +21,9 @@ MakeJob = Callable[..., Job]
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[JobStore]:
-    store = JobStore.in_folder(tmp_path, "data")
-    yield store
-    store.close()
+    engine = open_database(sqlite_in(tmp_path), "data")
+    yield JobStore(engine)
+    engine.dispose()
 
 
 @pytest.fixture
@@ -42,6 +44,8 @@ def test_everything_of_a_job_is_stored(store: JobStore, job: MakeJob):
         digests={"a": "0" * 64},
         error=JobError("OUTPUT_FAILED", (("disk", "full"),)),
         deaths=2,
+        hub_credential="team",
+        plan=replace(PLAN, pins=(("org/llm", "c" * 40), ("org/lvlm@v1", "d" * 40))),
     )
     assert store.insert(whole) == (whole, True)
     assert store.get("a") == whole
@@ -155,45 +159,15 @@ def test_only_ended_merges_can_be_deleted(store: JobStore, job: MakeJob):
     assert store.insert(job("b", request_id="r"))[1], "the request id is free again"
 
 
-def test_jobs_outlive_the_store(tmp_path: Path, job: MakeJob):
-    first = JobStore.in_folder(tmp_path, "data")
-    stored, _ = first.insert(job())
-    first.close()
-    second = JobStore.in_folder(tmp_path, "data")
-    assert second.get("a") == stored
-    second.close()
-
-
-def test_a_database_serves_one_data_folder(tmp_path: Path):
-    JobStore.in_folder(tmp_path, "data").close()
-    with pytest.raises(ServerError, match="another --data folder"):
-        JobStore.in_folder(tmp_path, "other")
-
-
-def test_a_database_of_another_version_is_refused(tmp_path: Path):
-    JobStore.in_folder(tmp_path, "data").close()
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'safegraft.db'}")
-    with engine.begin() as connection:
-        connection.execute(sa.text("UPDATE safegraft_facts SET value = '99' WHERE name = 'schema_version'"))
-    engine.dispose()
-    with pytest.raises(ServerError, match="another version"):
-        JobStore.in_folder(tmp_path, "data")
-
-
-@pytest.mark.parametrize("url", ["nonsense", "nosuchdriver://host/db"])
-def test_an_unusable_url_is_a_usage_error(url: str):
-    with pytest.raises(UsageError, match="URL"):
-        JobStore(url, "data")
-
-
-def test_a_database_that_cannot_be_opened_is_a_server_error(tmp_path: Path):
-    with pytest.raises(ServerError, match="cannot be opened"):
-        JobStore(f"sqlite:///{tmp_path}{os.sep}missing{os.sep}db", "data")
-
-
-def test_sqlite_runs_in_wal_mode_and_waits_for_its_turn(tmp_path: Path):
-    store = JobStore.in_folder(tmp_path, "data")
-    with store._engine.connect() as connection:  # the settings show nowhere else
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 30000
-    store.close()
+def test_a_merge_goes_with_its_publications_and_not_before_they_have_ended(store: JobStore, job: MakeJob):
+    store.insert(job(state=JobState.SUCCEEDED))
+    published = PublicationStore(store._engine)
+    moment, destination = now(), Destination("org/name")
+    one = Publication("p", "a", PublicationState.RUNNING, 1, moment, moment, "f", destination, "", False)
+    published.insert(one)
+    with pytest.raises(ConflictError, match="merges/a/publications/p: is being published"):
+        store.delete("a")
+    published.update("p", state=PublicationState.CANCELLED)
+    store.delete("a")
+    with pytest.raises(NotFoundError):
+        published.get("a", "p")

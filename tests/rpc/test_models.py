@@ -65,6 +65,9 @@ def test_with_two_roots_the_name_is_needed(house: Path):
         "missing",
         "deep/llm/model.safetensors",
         "meta-llama/Llama-3.1-8B",
+        "a" * 5000,
+        "a/" * 3000 + "b",
+        "deep/llm\0",
     ],
 )
 def test_nothing_else_can_be_opened_and_the_error_names_the_root(house: Path, reference: str):
@@ -96,7 +99,7 @@ def test_an_adapter_is_opened_under_the_same_rules(house: Path):
     for reference in ("deep/llm+../outside/lora", "deep/llm+missing", "lora", "lora+deep/llm", "deep/llm+"):
         with pytest.raises(CheckpointError):
             models.open(reference)
-    with pytest.raises(CheckpointError, match="names a revision, and this server opens folders only"):
+    with pytest.raises(CheckpointError, match="names a revision, and a folder has none"):
         models.open("deep/llm+lora@main")
     (house / "one" / "deep/llm+lora").mkdir()
     with pytest.raises(CheckpointError, match=r"deep/llm\+lora"):  # the folder of that name, which is empty

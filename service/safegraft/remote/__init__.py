@@ -6,6 +6,7 @@ adapter.py      a PEFT adapter that lies in one
 files.py        a listing as the files of one folder
 weights.py      the weight files of a store: headers, tensors, what they are verified by
 window.py       fetches ahead what is expected, in parallel and in bounded memory
+blocks.py       what is expected, cut into requests
 verifying.py    the sha256 of files from the bytes that pass
 
 hub.py          the Hugging Face Hub as a store

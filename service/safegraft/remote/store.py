@@ -48,4 +48,4 @@ class Store(ABC):
         """
 
     def close(self) -> None:
-        """Release connections."""
+        """Release connections; requests under way may fail. Calling it again does nothing."""

@@ -1,14 +1,14 @@
 """The Python client: typed, blocking, and patient with connections that break.
 
 Every call raises SafegraftErrors and nothing of gRPC's. Streams resume by themselves. A call that waits can be
-interrupted at any time and leaves nothing running on the server but the merge itself.
+interrupted at any time and leaves nothing running on the server but the merge or publication itself.
 """
 
 import hashlib
 import itertools
 import json
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +19,13 @@ from safegraft.recipe import Recipe, read_recipe
 from safegraft.rpc.connection import Backoff, Connection
 from safegraft.rpc.download import Download, Pull, read_verified
 from safegraft.rpc.methods import MethodCatalogue, MethodInfo
+from safegraft.rpc.publishing import Publishing
 from safegraft.rpc.resources import (
     Merge,
     MergeFile,
     MergeState,
+    Publication,
+    PublicationState,
     PullResult,
     ServerInfo,
     TransferProgress,
@@ -31,13 +34,24 @@ from safegraft.rpc.resources import (
     merge_of,
     method_of,
     plan_document,
+    publication_of,
     server_info_of,
 )
 from safegraft.rpc.upload import Upload
 from safegraft.v1 import artifact_service_pb2, merge_pb2, plan_pb2
 from safegraft.v1 import merge_service_pb2 as pb
 
-__all__ = ["Client", "Merge", "MergeFile", "MergeState", "PullResult", "ServerInfo", "TransferProgress"]
+__all__ = [
+    "Client",
+    "Merge",
+    "MergeFile",
+    "MergeState",
+    "Publication",
+    "PublicationState",
+    "PullResult",
+    "ServerInfo",
+    "TransferProgress",
+]
 
 RecipeLike = Recipe | Path | str | Mapping[str, Any]
 Retention = Literal["keep", "none"]
@@ -107,13 +121,19 @@ class Client:
 
     # -- merges ---------------------------------------------------------------------------------
 
-    def plan(self, recipe: RecipeLike, *, max_shard_size: int | None = None) -> dict[str, Any]:
+    def plan(
+        self, recipe: RecipeLike, *, max_shard_size: int | None = None, hub_credential: str | None = None
+    ) -> dict[str, Any]:
         """What a merge would do: the document that `safegraft plan --json` prints.
+
+        hub_credential: the server's, by its name, with which models on the Hub are read.
 
         Raises RecipeError and InputError, each with every problem found.
         """
         asked = _read(recipe)
-        request = pb.PlanMergeRequest(recipe=asked.text, max_shard_size=max_shard_size or 0)
+        request = pb.PlanMergeRequest(
+            recipe=asked.text, max_shard_size=max_shard_size or 0, hub_credential=hub_credential or ""
+        )
         whole = plan_pb2.Plan()
         with _places_in(asked):
             for part in self._connection.stream(self._merges.PlanMerge, request, timeout=self._timeout):
@@ -128,6 +148,7 @@ class Client:
         max_shard_size: int | None = None,
         threads: int | None = None,
         retention: Retention = "keep",
+        hub_credential: str | None = None,
         validate_only: bool = False,
     ) -> Merge:
         """Have a merge computed. Returns as soon as it is planned; from then on its files can be read.
@@ -135,6 +156,7 @@ class Client:
         Args:
             request_id: the same id with the same request gives the same merge; default: a new one each time.
             retention: "none" keeps nothing on the server's disk and computes bytes when they are read.
+            hub_credential: the server's, by its name, with which models on the Hub are read.
             validate_only: check everything, create nothing, and return the merge with an empty id.
 
         Raises RecipeError, InputError, OutputError when the server's disk is too full, UsageError.
@@ -149,6 +171,7 @@ class Client:
             retention=_RETENTIONS[retention],
             request_id=request_id or str(uuid.uuid4()),
             validate_only=validate_only,
+            hub_credential=hub_credential or "",
         )
         with _places_in(asked):
             return merge_of(self._connection.call(self._merges.CreateMerge, request))
@@ -196,6 +219,70 @@ class Client:
         """Remove a merge that has ended, with its files. Raises NotFoundError, ConflictError."""
         self._connection.call(self._merges.DeleteMerge, pb.DeleteMergeRequest(name=f"merges/{id}"))
 
+    # -- the Hub --------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        id: str,
+        repo: str,
+        *,
+        private: bool = True,
+        revision: str | None = None,
+        pull_request: bool = False,
+        tags: Sequence[str] = (),
+        message: str | None = None,
+        replace: bool = False,
+        evaluation: bytes | Path | None = None,
+        plot: bytes | Path | None = None,
+        unevaluated: bool = False,
+        credential: str | None = None,
+        token: str | None = None,
+        progress: OnProgress | None = None,
+    ) -> Publication:
+        """Have the server publish a merge to a repository on the Hugging Face Hub; returns when it is there.
+
+        Joins the same publication where it is running already, and continues it where it came to nothing. Ctrl-C ends
+        the waiting, not the publication.
+
+        Args:
+            repo: ORG/NAME, made if it is not there.
+            private: a new repository is seen by its members only, and one that is public is refused.
+            revision: the branch, made if it is not there; None: main.
+            pull_request: propose it to main instead.
+            tags: to set on the commit.
+            message: the commit's title; None: one that says what was merged.
+            replace: take the place of a model that safegraft did not publish.
+            evaluation: what `safegraft evaluate` wrote about this result; answers in it are not sent.
+            plot: of the trade-off, for the card; a PNG.
+            unevaluated: publish without an evaluation, which the card then says.
+            credential: the server's, by its name, to publish with.
+            token: one's own for the Hub instead. The server holds it until the end and stores it nowhere; without `ca`
+                everybody on the way can read it.
+
+        Raises UsageError, InputError for an evaluation that is none, NotFoundError, ConflictError when something else
+        is being published there, MergeCancelledError, and the publication's own error when it fails.
+        """
+        request = pb.PublishMergeRequest(
+            name=f"merges/{id}",
+            repository=repo,
+            public=not private,
+            revision=revision or "",
+            pull_request=pull_request,
+            tags=tags,
+            message=message or "",
+            replace=replace,
+            evaluation=_evaluation_bytes(evaluation),
+            plot=_content(plot),
+            unevaluated=unevaluated,
+            credential=credential or "",
+        )
+        return Publishing(self._connection, request, token, progress).run()
+
+    def cancel_publication(self, merge_id: str, publication_id: str) -> Publication:
+        """Stop a publication. Raises NotFoundError, and ConflictError when it has ended otherwise."""
+        request = pb.CancelPublicationRequest(name=f"merges/{merge_id}/publications/{publication_id}")
+        return publication_of(self._connection.call(self._merges.CancelPublication, request))
+
     # -- files ----------------------------------------------------------------------------------
 
     def files(self, id: str) -> tuple[MergeFile, ...]:
@@ -238,6 +325,7 @@ class Client:
         max_shard_size: int | None = None,
         threads: int | None = None,
         retention: Retention = "keep",
+        hub_credential: str | None = None,
     ) -> PullResult:
         """Create a merge and pull it while it is computed. A rerun continues with the same merge, if it is still good.
 
@@ -245,11 +333,16 @@ class Client:
         """
         asked = _read(recipe)
         planned = self.create(
-            asked, max_shard_size=max_shard_size, threads=threads, retention=retention, validate_only=True
+            asked,
+            max_shard_size=max_shard_size,
+            threads=threads,
+            retention=retention,
+            hub_credential=hub_credential,
+            validate_only=True,
         )
         # From the plan, not the recipe alone: when an input has changed, so has the merge.
         identity = [planned.plan_digest, planned.inputs_modified]
-        content = json.dumps([*identity, asked.text, max_shard_size, threads, retention])
+        content = json.dumps([*identity, asked.text, max_shard_size, threads, retention, hub_credential])
         key = hashlib.sha256(content.encode()).hexdigest()
         for attempt in itertools.count(1):
             merge = self.create(
@@ -258,6 +351,7 @@ class Client:
                 max_shard_size=max_shard_size,
                 threads=threads,
                 retention=retention,
+                hub_credential=hub_credential,
             )
             # An earlier run's failure is history: ask for the merge again, and get a new one.
             if merge.state not in (MergeState.FAILED, MergeState.CANCELLED):
@@ -275,6 +369,24 @@ class Client:
 def _read(recipe: RecipeLike) -> Recipe:
     """Raises RecipeError. Model names mean nothing here, so none is mistaken for more than a name."""
     return recipe if isinstance(recipe, Recipe) else read_recipe(recipe, folder_exists=lambda _: True)
+
+
+def _evaluation_bytes(source: bytes | Path | None) -> bytes:
+    """An evaluation without its answers. Raises InputError."""
+    if source is None:
+        return b""
+    from safegraft.hub.evaluation import read_evaluation
+
+    return read_evaluation(source).to_bytes()
+
+
+def _content(source: bytes | Path | None) -> bytes:
+    if not isinstance(source, Path):
+        return source or b""
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{source} cannot be read: {error.strerror}") from error
 
 
 @contextmanager

@@ -58,6 +58,10 @@ class MergeStub(Protocol):
     WatchMerge: grpc.UnaryStreamMultiCallable[merge_service_pb2.WatchMergeRequest, merge_service_pb2.WatchMergeResponse]
     CancelMerge: grpc.UnaryUnaryMultiCallable[merge_service_pb2.CancelMergeRequest, merge_pb2.Merge]
     DeleteMerge: grpc.UnaryUnaryMultiCallable[merge_service_pb2.DeleteMergeRequest, Empty]
+    PublishMerge: grpc.UnaryStreamMultiCallable[
+        merge_service_pb2.PublishMergeRequest, merge_service_pb2.PublishMergeResponse
+    ]
+    CancelPublication: grpc.UnaryUnaryMultiCallable[merge_service_pb2.CancelPublicationRequest, merge_pb2.Publication]
 
 
 class ArtifactStub(Protocol):
@@ -112,11 +116,15 @@ class Connection:
         raise AssertionError("the loop returns or raises")
 
     def stream(
-        self, method: grpc.UnaryStreamMultiCallable[Request, Response], request: Request, timeout: float | None = None
+        self,
+        method: grpc.UnaryStreamMultiCallable[Request, Response],
+        request: Request,
+        timeout: float | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
     ) -> Iterator[Response]:
         """The answers of a streaming call, which ends when the caller stops taking them. Once: see `Backoff`."""
         with rpc_errors():
-            call = method(request, timeout=timeout, metadata=self._metadata)
+            call = method(request, timeout=timeout, metadata=(*self._metadata, *headers))
             try:
                 yield from call
             finally:

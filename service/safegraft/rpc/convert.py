@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from safegraft.rpc.job import Job, JobState
 from safegraft.rpc.methods import MethodCatalogue, MethodInfo
+from safegraft.rpc.publication import Publication, PublicationState
 from safegraft.rpc.status import restore, to_status
 from safegraft.v1 import merge_pb2, merge_service_pb2, plan_pb2
 
@@ -24,6 +25,14 @@ _STATES: Mapping[JobState, merge_pb2.MergeState] = MappingProxyType(
         JobState.CANCELLED: merge_pb2.MERGE_STATE_CANCELLED,
     }
 )
+_PUBLICATION_STATES: Mapping[PublicationState, merge_pb2.PublicationState] = MappingProxyType(
+    {
+        PublicationState.RUNNING: merge_pb2.PUBLICATION_STATE_RUNNING,
+        PublicationState.SUCCEEDED: merge_pb2.PUBLICATION_STATE_SUCCEEDED,
+        PublicationState.FAILED: merge_pb2.PUBLICATION_STATE_FAILED,
+        PublicationState.CANCELLED: merge_pb2.PUBLICATION_STATE_CANCELLED,
+    }
+)
 _RETENTIONS = {"keep": merge_pb2.RETENTION_KEEP, "none": merge_pb2.RETENTION_NONE}
 _ACTIONS = {"merge": plan_pb2.PlannedTensor.ACTION_MERGE, "copy": plan_pb2.PlannedTensor.ACTION_COPY}
 _BASES = {
@@ -35,7 +44,7 @@ _BASES = {
 
 
 def brief_merge(job: Job) -> merge_pb2.Merge:
-    """A merge as ListMerges and WatchMerge show it: without files, warnings and recipe."""
+    """A merge as ListMerges and WatchMerge show it: without files, warnings, recipe and publications."""
     merge = merge_pb2.Merge(
         name=f"merges/{job.id}" if job.id else "",
         state=_STATES[job.state],
@@ -54,6 +63,7 @@ def brief_merge(job: Job) -> merge_pb2.Merge:
         max_shard_size=job.max_shard_size,
         threads=job.threads,
         retention=_RETENTIONS[job.retention],
+        hub_credential=job.hub_credential,
     )
     if job.plan.modified:
         merge.inputs_modify_time.FromNanoseconds(job.plan.modified)
@@ -62,13 +72,44 @@ def brief_merge(job: Job) -> merge_pb2.Merge:
     return merge
 
 
-def full_merge(job: Job, files: Sequence[merge_pb2.MergeFile]) -> merge_pb2.Merge:
+def full_merge(
+    job: Job, files: Sequence[merge_pb2.MergeFile], publications: Sequence[Publication] = ()
+) -> merge_pb2.Merge:
     """A merge with everything."""
     merge = brief_merge(job)
     merge.files.extend(files)
+    merge.publications.extend(map(publication, publications))
     merge.warnings.extend(job.plan.warnings[:MAX_WARNINGS])
     merge.recipe = job.recipe
     return merge
+
+
+def publication(one: Publication) -> merge_pb2.Publication:
+    """A publication as it is."""
+    destination, outcome = one.destination, one.outcome
+    message = merge_pb2.Publication(
+        name=one.name,
+        state=_PUBLICATION_STATES[one.state],
+        create_time=_timestamp(one.created),
+        update_time=_timestamp(one.updated),
+        repository=destination.repo,
+        revision=destination.branch,
+        tags=destination.tags,
+        private=destination.private,
+        evaluated=one.evaluated,
+        credential=one.credential,
+        bytes_done=one.progress.bytes_done,
+        bytes_total=one.progress.bytes_total,
+        current_file=one.progress.current_file,
+    )
+    if outcome is not None:
+        message.revision, message.commit, message.url = outcome.revision, outcome.commit, outcome.url
+        message.pull_request_url = outcome.pull_request or ""
+        message.private, message.evaluated = outcome.private, outcome.evaluated
+        message.warnings.extend(outcome.notes)
+    if one.error is not None:
+        message.error.CopyFrom(to_status(restore(one.error.reason, one.error.problems)))
+    return message
 
 
 def plan_parts(document: Mapping[str, Any]) -> Iterator[plan_pb2.Plan]:

@@ -21,19 +21,22 @@ _MAX_FILES = 10_000  # of a merge: their list must fit a message
 _RESERVE_BYTES = 64 << 20  # disk space that no merge may count on
 
 
-async def plan_recipe(house: House, recipe: str, max_shard_size: int, threads: int | None = None) -> Planned:
+async def plan_recipe(
+    house: House, recipe: str, max_shard_size: int, credential: str = "", threads: int | None = None
+) -> Planned:
     """Plan in a worker; if `threads` says how it will be merged, best in one that can go on with that.
 
     Raises what make_plan raises, and UsageError for a result of absurdly many files.
     """
     if threads is not None and house.reads.has_idle:
         async with house.reads.lease() as worker:
-            await worker.assign(PlanTask(recipe, max_shard_size, keep=True))
+            await worker.assign(PlanTask(recipe, max_shard_size, keep=True, hub_credential=credential))
             planned = await worker.receive()
             assert isinstance(planned, Planned)
-            worker.affinity = Order(recipe, max_shard_size, threads, planned.document["digest"], planned.modified)
+            digest = planned.document["digest"]
+            worker.affinity = Order(recipe, max_shard_size, threads, digest, planned.modified, credential, planned.pins)
     else:
-        planned = await house.plans.run(PlanTask(recipe, max_shard_size))
+        planned = await house.plans.run(PlanTask(recipe, max_shard_size, hub_credential=credential))
     assert isinstance(planned, Planned)
     count = len(planned.document["files"])
     if count > _MAX_FILES:
@@ -52,12 +55,13 @@ async def prepare(house: House, request: pb.CreateMergeRequest) -> Job:
     threads = requests.thread_count(request.threads, cores())
     retention = requests.retention(request.retention)
     request_id = requests.request_id(request.request_id)
-    fingerprint = _fingerprint(recipe, shard_size, request.threads, retention)
+    credential = requests.credential(request.hub_credential, house.options, "hub_credential")
+    fingerprint = _fingerprint(recipe, shard_size, request.threads, retention, credential)
     if request_id is not None and not request.validate_only:
         known = await asyncio.to_thread(house.store.find_request, request_id, fingerprint)
         if known is not None:
             return known
-    planned = await plan_recipe(house, recipe, shard_size, None if request.validate_only else threads)
+    planned = await plan_recipe(house, recipe, shard_size, credential, None if request.validate_only else threads)
     created = now()
     plan = _summary(planned)
     job = Job(
@@ -73,6 +77,7 @@ async def prepare(house: House, request: pb.CreateMergeRequest) -> Job:
         threads=threads,
         retention=retention,
         plan=plan,
+        hub_credential=credential,
     )
     if retention == "none":  # there is nothing to do until somebody reads
         return replace(job, state=JobState.SUCCEEDED, progress=JobProgress(plan.total_size, plan.tensors))
@@ -110,9 +115,10 @@ def _require_space(house: House, plan: PlanSummary) -> None:
         )
 
 
-def _fingerprint(recipe: str, shard_size: int, threads: int, retention: str) -> str:
-    """Tells requests apart that use the same request id."""
-    return sha256(json.dumps([recipe, shard_size, threads, retention]).encode()).hexdigest()
+def _fingerprint(recipe: str, shard_size: int, threads: int, retention: str, credential: str) -> str:
+    """Tells requests apart that use the same request id. Without a credential as it was before there were any."""
+    named = [credential] if credential else []
+    return sha256(json.dumps([recipe, shard_size, threads, retention, *named]).encode()).hexdigest()
 
 
 def _summary(planned: Planned) -> PlanSummary:
@@ -125,4 +131,5 @@ def _summary(planned: Planned) -> PlanSummary:
         tensors=len(document["tensors"]),
         uploads=planned.uploads,
         modified=planned.modified,
+        pins=planned.pins,
     )

@@ -1,4 +1,4 @@
-"""What the two services share: the store, the runner, the pools of workers, the uploads."""
+"""What the two services share: the stores, the runners, the pools of workers, the uploads."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -11,6 +11,9 @@ from safegraft.rpc.job import Job, JobState, now
 from safegraft.rpc.jobs import JobStore
 from safegraft.rpc.options import ServerOptions
 from safegraft.rpc.pool import WorkerPool
+from safegraft.rpc.publication import Publication
+from safegraft.rpc.publication_store import PublicationStore
+from safegraft.rpc.publications import Publisher
 from safegraft.rpc.runner import MergeRunner
 from safegraft.v1 import merge_pb2
 
@@ -21,7 +24,9 @@ class House:
 
     options: ServerOptions
     store: JobStore
+    published: PublicationStore
     runner: MergeRunner
+    publisher: Publisher
     changes: Changes
     plans: WorkerPool
     reads: WorkerPool
@@ -35,6 +40,19 @@ class House:
     async def files(self, job: Job) -> list[merge_pb2.MergeFile]:
         """The files of a merge with what is known of them now."""
         return await asyncio.to_thread(self._files, job)
+
+    async def publications(self, merge: str) -> list[Publication]:
+        """A merge's publications, the oldest first."""
+        return await asyncio.to_thread(self.published.of, merge)
+
+    async def publication(self, merge: str, id: str) -> Publication:
+        """Raises NotFoundError."""
+        return await asyncio.to_thread(self.published.get, merge, id)
+
+    async def delete(self, merge: str) -> None:
+        """Forget a merge that has ended, and remove its files. Raises NotFoundError, ConflictError."""
+        await self.runner.delete(merge)
+        await self.publisher.forget(merge)
 
     def refuse_when_stopping(self) -> None:
         """For calls that last: end them when the server does. Raises ServerUnavailableError."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from safegraft.errors import SafegraftError
+
 Retention = Literal["keep", "none"]
 
 
@@ -48,6 +50,7 @@ class PlanSummary:
     modified: (
         int  # nanoseconds since the epoch: the last change of inputs that the digest only samples; 0: there are none
     )
+    pins: tuple[tuple[str, str], ...] = ()  # models of the Hub as the recipe names them, and the commits they are at
 
     @property
     def total_size(self) -> int:
@@ -69,10 +72,14 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """Why a merge failed: a SafegraftError's reason and problems."""
+    """Why a merge or a publication failed: a SafegraftError's reason and problems."""
 
     reason: str
     problems: tuple[tuple[str, str], ...]  # where, message
+
+    @classmethod
+    def of(cls, error: SafegraftError) -> "JobError":
+        return cls(error.reason, tuple((one.where, one.message) for one in error.problems))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +102,7 @@ class Job:
     digests: Mapping[str, str] = field(default_factory=dict[str, str])  # sha256 by file name, as far as known
     error: JobError | None = None
     deaths: int = 0
+    hub_credential: str = ""  # the name of that with which inputs on the Hub are read; "": none was named
 
 
 def now() -> int:

@@ -1,4 +1,4 @@
-"""Merges as the server remembers them: one row a merge, in SQLite or, by URL, in PostgreSQL.
+"""Merges as the server remembers them: one row a merge.
 
 Blocking code; the server calls it in threads. Knows no gRPC, no processes and no result files. Every change of a row
 raises its revision, and only the transitions in `job.NEXT` are made.
@@ -8,89 +8,24 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
-from safegraft.errors import ConflictError, NotFoundError, Problem, ServerError, UsageError
+from safegraft.errors import ConflictError, NotFoundError, Problem, UsageError
+from safegraft.rpc.database import merges, publications
 from safegraft.rpc.job import NEXT, Job, JobError, JobProgress, JobState, PlanSummary, now
-
-SCHEMA_VERSION = 1
+from safegraft.rpc.publication import PublicationState
 
 _UNFINISHED = [state.value for state in JobState if NEXT[state]]
 
-_metadata = sa.MetaData()
-
-_facts = sa.Table(
-    "safegraft_facts",
-    _metadata,
-    sa.Column("name", sa.String(64), primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
-)
-
-_merges = sa.Table(
-    "safegraft_merges",
-    _metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
-    sa.Column("revision", sa.BigInteger, nullable=False),
-    sa.Column("created", sa.BigInteger, nullable=False, index=True),
-    sa.Column("updated", sa.BigInteger, nullable=False),
-    sa.Column("request_id", sa.String(128), unique=True),
-    sa.Column("fingerprint", sa.String(64), nullable=False),
-    sa.Column("recipe", sa.Text, nullable=False),
-    sa.Column("max_shard_size", sa.BigInteger, nullable=False),
-    sa.Column("threads", sa.Integer, nullable=False),
-    sa.Column("retention", sa.String(8), nullable=False),
-    sa.Column("plan", sa.Text, nullable=False),
-    sa.Column("progress", sa.Text, nullable=False),
-    sa.Column("digests", sa.Text, nullable=False),
-    sa.Column("error", sa.Text),
-    sa.Column("deaths", sa.Integer, nullable=False),
-)
-
 
 class JobStore:
-    """All merges of one data folder.
+    """All merges of one data folder; `engine` is `open_database`'s."""
 
-    Args:
-        url: an SQLAlchemy URL.
-        data_id: names the data folder. A database serves one folder only, since rows speak of files there.
-
-    Raises UsageError for a URL that cannot be used, ServerError when the database does not answer, or is another
-    version's or another folder's.
-    """
-
-    def __init__(self, url: str, data_id: str) -> None:
-        try:
-            self._engine = sa.create_engine(url)
-        except (ArgumentError, ModuleNotFoundError) as error:
-            raise UsageError(f"the database's URL cannot be used: {error}") from error
-        if self._engine.dialect.name == "sqlite":
-            _prepare_sqlite(self._engine)
-        try:
-            self._open(data_id)
-        except OperationalError as error:
-            raise ServerError(f"the database {self._engine.url!r} cannot be opened: {error.orig}") from error
-
-    def _open(self, data_id: str) -> None:
-        with self._engine.begin() as connection:
-            _metadata.create_all(connection)
-            self._claim(
-                connection, "schema_version", str(SCHEMA_VERSION), "was written by another version of safegraft"
-            )
-            self._claim(connection, "data_id", data_id, "belongs to another --data folder")
-
-    @classmethod
-    def in_folder(cls, data: Path, data_id: str) -> "JobStore":
-        """The default: an SQLite file within the data folder."""
-        return cls(f"sqlite:///{data / 'safegraft.db'}", data_id)
-
-    def close(self) -> None:
-        self._engine.dispose()
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
 
     def insert(self, job: Job) -> tuple[Job, bool]:
         """Store a new merge, or return the one that has its request id already; True for a new one.
@@ -99,7 +34,7 @@ class JobStore:
         """
         try:
             with self._engine.begin() as connection:
-                connection.execute(_merges.insert().values(**_to_row(job)))
+                connection.execute(merges.insert().values(**_to_row(job)))
         except IntegrityError:
             known = None if job.request_id is None else self.find_request(job.request_id, job.fingerprint)
             if known is None:
@@ -109,7 +44,7 @@ class JobStore:
 
     def find_request(self, request_id: str, fingerprint: str) -> Job | None:
         """The merge that a request id made. Raises UsageError when that was another request."""
-        query = sa.select(_merges).where(_merges.c.request_id == request_id)
+        query = sa.select(merges).where(merges.c.request_id == request_id)
         with self._engine.connect() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else _same_request(_from_row(row), fingerprint)
@@ -124,11 +59,11 @@ class JobStore:
 
         Raises UsageError for a token that is not ours.
         """
-        query = sa.select(_merges).order_by(_merges.c.created.desc(), _merges.c.id.desc()).limit(size + 1)
+        query = sa.select(merges).order_by(merges.c.created.desc(), merges.c.id.desc()).limit(size + 1)
         if token:
             created, id = _read_token(token)
             query = query.where(
-                (_merges.c.created < created) | ((_merges.c.created == created) & (_merges.c.id < id)),
+                (merges.c.created < created) | ((merges.c.created == created) & (merges.c.id < id)),
             )
         with self._engine.connect() as connection:
             jobs = [_from_row(row) for row in connection.execute(query).mappings()]
@@ -137,16 +72,16 @@ class JobStore:
 
     def unfinished(self) -> list[Job]:
         """Queued and running merges, the oldest first."""
-        query = sa.select(_merges).where(_merges.c.state.in_(_UNFINISHED))
+        query = sa.select(merges).where(merges.c.state.in_(_UNFINISHED))
         with self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(_merges.c.created, _merges.c.id)).mappings()
+            rows = connection.execute(query.order_by(merges.c.created, merges.c.id)).mappings()
             return [_from_row(row) for row in rows]
 
     def uploads_in_use(self) -> frozenset[str]:
         """Digests of uploaded checkpoints that merges may still have to read."""
-        may_read = _merges.c.state.in_(_UNFINISHED) | (_merges.c.retention == "none")
+        may_read = merges.c.state.in_(_UNFINISHED) | (merges.c.retention == "none")
         with self._engine.connect() as connection:
-            plans = connection.execute(sa.select(_merges.c.plan).where(may_read)).scalars()
+            plans = connection.execute(sa.select(merges.c.plan).where(may_read)).scalars()
             return frozenset(digest for plan in plans for digest in json.loads(plan)["uploads"])
 
     def update(
@@ -163,7 +98,7 @@ class JobStore:
 
         Raises NotFoundError, and ConflictError when the merge's state does not lead to the new one.
         """
-        changes: dict[str, Any] = {"revision": _merges.c.revision + 1, "updated": now()}
+        changes: dict[str, Any] = {"revision": merges.c.revision + 1, "updated": now()}
         with self._engine.begin() as connection:
             current = self._get(connection, id, lock=True)
             if state is not None:
@@ -178,47 +113,30 @@ class JobStore:
                 changes["error"] = json.dumps(asdict(error))
             if deaths is not None:
                 changes["deaths"] = deaths
-            connection.execute(_merges.update().where(_merges.c.id == id).values(**changes))
+            connection.execute(merges.update().where(merges.c.id == id).values(**changes))
             return self._get(connection, id)
 
     def delete(self, id: str) -> Job:
-        """Forget a merge in a final state. Raises NotFoundError, ConflictError."""
+        """Forget a merge in a final state, with its publications. Raises NotFoundError, ConflictError."""
+        of_it = publications.c.merge == id
+        running = sa.select(publications.c.id).where(of_it, publications.c.state == PublicationState.RUNNING.value)
         with self._engine.begin() as connection:
             job = self._get(connection, id, lock=True)
             if not job.state.final:
                 raise ConflictError(Problem(f"merges/{id}", f"is {job.state}; cancel it first"))
-            connection.execute(_merges.delete().where(_merges.c.id == id))
+            if publication := connection.execute(running).scalars().first():
+                message = "is being published; cancel that first, or wait"
+                raise ConflictError(Problem(f"merges/{id}/publications/{publication}", message))
+            connection.execute(publications.delete().where(of_it))
+            connection.execute(merges.delete().where(merges.c.id == id))
             return job
 
     def _get(self, connection: sa.Connection, id: str, *, lock: bool = False) -> Job:
-        query = sa.select(_merges).where(_merges.c.id == id)
+        query = sa.select(merges).where(merges.c.id == id)
         row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
         if row is None:
             raise NotFoundError(f"merges/{id} is not on this server, or was deleted")
         return _from_row(row)
-
-    def _claim(self, connection: sa.Connection, name: str, value: str, otherwise: str) -> None:
-        found = connection.execute(sa.select(_facts.c.value).where(_facts.c.name == name)).scalar_one_or_none()
-        if found is None:
-            connection.execute(_facts.insert().values(name=name, value=value))
-        elif found != value:
-            raise ServerError(f"the database {otherwise} ({name} {found}, not {value}); give the server another one")
-
-
-def _prepare_sqlite(engine: sa.Engine) -> None:
-    """WAL, patience with other writers, and transactions that lock before they read."""
-
-    def on_connect(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions of its own
-        connection.execute("PRAGMA busy_timeout = 30000")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-
-    def on_begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    event.listen(engine, "connect", on_connect)
-    event.listen(engine, "begin", on_begin)
 
 
 def _same_request(known: Job, fingerprint: str) -> Job:
@@ -261,6 +179,7 @@ def _to_row(job: Job) -> dict[str, Any]:
         "digests": json.dumps(dict(job.digests)),
         "error": None if job.error is None else json.dumps(asdict(job.error)),
         "deaths": job.deaths,
+        "hub_credential": job.hub_credential,
     }
 
 
@@ -287,9 +206,11 @@ def _from_row(row: Mapping[Any, Any]) -> Job:
             tensors=plan["tensors"],
             uploads=tuple(plan["uploads"]),
             modified=plan["modified"],
+            pins=tuple((model, commit) for model, commit in plan.get("pins", ())),  # none in those of schema version 1
         ),
         progress=JobProgress(**json.loads(row["progress"])),
         digests=json.loads(row["digests"]),
         error=None if error is None else JobError(error["reason"], tuple((w, m) for w, m in error["problems"])),
         deaths=row["deaths"],
+        hub_credential=row["hub_credential"],
     )

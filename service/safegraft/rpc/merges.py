@@ -1,4 +1,4 @@
-"""MergeService: plan, create, look, follow, cancel, delete. merge_service.proto says what each call promises."""
+"""MergeService: plan, create, look, follow, cancel, delete, publish. merge_service.proto says what each promises."""
 
 import asyncio
 from importlib.metadata import version
@@ -15,6 +15,7 @@ from safegraft.rpc.creation import free_bytes, plan_recipe, prepare, store
 from safegraft.rpc.house import House
 from safegraft.rpc.job import Job
 from safegraft.rpc.messages import ListMethodsTask, MethodsListed
+from safegraft.rpc.publish_request import read_request
 from safegraft.rpc.reading import CHUNK_BYTES
 from safegraft.v1 import merge_pb2, plan_pb2
 from safegraft.v1 import merge_service_pb2 as pb
@@ -51,6 +52,10 @@ class MergeServicer(MergeServiceServicer):
             used_upload_bytes=await asyncio.to_thread(self._house.blobs.used) if quota else 0,
             upload_lifetime=Duration(seconds=int(options.upload_lifetime)),
             free_disk_bytes=await asyncio.to_thread(free_bytes, options.data),
+            hub_models=options.hub,
+            url_prefixes=options.urls,
+            hub_credentials=[one.name for one in options.hub_credentials],
+            publish_to=options.publish_to,
         )
 
     async def ListMethods(
@@ -83,7 +88,8 @@ class MergeServicer(MergeServiceServicer):
         self, request: pb.PlanMergeRequest, context: "grpc.aio.ServicerContext[pb.PlanMergeRequest, plan_pb2.Plan]"
     ) -> None:
         recipe = requests.recipe_text(request.recipe)
-        planned = await plan_recipe(self._house, recipe, requests.shard_size(request.max_shard_size))
+        credential = requests.credential(request.hub_credential, self._house.options, "hub_credential")
+        planned = await plan_recipe(self._house, recipe, requests.shard_size(request.max_shard_size), credential)
         for part in await asyncio.to_thread(list, convert.plan_parts(planned.document)):
             await context.write(part)
 
@@ -147,8 +153,39 @@ class MergeServicer(MergeServiceServicer):
     async def DeleteMerge(
         self, request: pb.DeleteMergeRequest, context: "grpc.aio.ServicerContext[pb.DeleteMergeRequest, Empty]"
     ) -> Empty:
-        await asyncio.shield(self._house.runner.delete(requests.merge_id(request.name)))
+        await asyncio.shield(self._house.delete(requests.merge_id(request.name)))
         return Empty()
 
+    async def PublishMerge(
+        self,
+        request: pb.PublishMergeRequest,
+        context: "grpc.aio.ServicerContext[pb.PublishMergeRequest, pb.PublishMergeResponse]",
+    ) -> None:
+        self._house.refuse_when_stopping()
+        metadata = context.invocation_metadata() or ()
+        asked = await asyncio.to_thread(read_request, request, metadata, self._house.options)
+        one = await asyncio.shield(self._house.publisher.publish(asked))
+        del asked  # with the caller's token
+        await context.write(pb.PublishMergeResponse(publication=convert.publication(one)))
+        while not one.state.final:
+            change = self._house.changes.next(one.id)
+            now = await self._house.publication(one.merge, one.id)
+            if now.revision > one.revision:
+                await context.write(pb.PublishMergeResponse(publication=convert.publication(now)))
+                one = now
+                continue
+            self._house.refuse_when_stopping()
+            if not await wait(change, HEARTBEAT_SECONDS):
+                await context.write(pb.PublishMergeResponse())
+
+    async def CancelPublication(
+        self,
+        request: pb.CancelPublicationRequest,
+        context: "grpc.aio.ServicerContext[pb.CancelPublicationRequest, merge_pb2.Publication]",
+    ) -> merge_pb2.Publication:
+        merge, id = requests.publication_ids(request.name)
+        return convert.publication(await asyncio.shield(self._house.publisher.cancel(merge, id)))
+
     async def _full(self, job: Job) -> merge_pb2.Merge:
-        return convert.full_merge(job, await self._house.files(job))
+        publications = await self._house.publications(job.id)
+        return convert.full_merge(job, await self._house.files(job), publications)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from safegraft.errors import SafegraftError
+from safegraft.hub.publication import Destination, Publication
 from safegraft.rpc.methods import MethodCatalogue
+from safegraft.rpc.publication import Publicity
 
 # -- tasks ----------------------------------------------------------------------------------------
 
@@ -21,22 +23,31 @@ class ListMethodsTask:
 
 @dataclass(frozen=True, slots=True)
 class PlanTask:
-    """Plan a recipe. Answered with Planned. keep: the plan, for an Order of it."""
+    """Plan a recipe. Answered with Planned. keep: the plan, for an Order of it.
+
+    hub_credential: the name of that with which the Hub is read; "": the server's own.
+    """
 
     recipe: str
     max_shard_size: int
     keep: bool = False
+    hub_credential: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A merge to compute: what it was planned from, and the digest and `modified` that planning it again must give."""
+    """A merge to compute: what it was planned from, and the digest and `modified` that planning it again must give.
+
+    pins: the commits of the Hub's models, by their names in the recipe.
+    """
 
     recipe: str
     max_shard_size: int
     threads: int  # 0: the worker's choice
     digest: str
     modified: int
+    hub_credential: str = ""
+    pins: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +69,24 @@ class ReadTask:
     digests: Mapping[str, str]  # sha256 of files that are known already, by name
 
 
-Task = ListMethodsTask | PlanTask | WriteTask | ReadTask
+@dataclass(frozen=True, slots=True)
+class PublishTask:
+    """Publish a merge's result. Answered with Progressed, then Published.
+
+    out: the folder it lies in; None: compute it. scratch: a folder for what is sent next, removed at the end. journal:
+    where what has been sent is written down, for the task that continues this one.
+    """
+
+    order: Order
+    out: Path | None
+    destination: Destination
+    credential: str
+    publicity: Publicity
+    scratch: Path
+    journal: Path
+
+
+Task = ListMethodsTask | PlanTask | WriteTask | ReadTask | PublishTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +116,12 @@ class Took:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """How far a WriteTask is, over the whole merge."""
+    """How far a WriteTask is, over the whole merge, or a PublishTask, over all that is sent (`bytes_total`)."""
 
     file: str
     bytes_done: int
-    tensors_done: int
+    tensors_done: int = 0
+    bytes_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +148,7 @@ class Planned:
     document: dict[str, Any]
     uploads: tuple[str, ...]
     modified: int
+    pins: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +166,14 @@ class ReadDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    publication: Publication
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     error: SafegraftError
 
 
-Final = MethodsListed | Planned | Written | ReadDone | Failed
+Final = MethodsListed | Planned | Written | ReadDone | Published | Failed
 Answer = Progressed | Block | Final

@@ -9,6 +9,8 @@ from pathlib import Path
 from safegraft.engine.plan import Card
 from safegraft.errors import UsageError
 from safegraft.rpc.models import ModelRoot
+from safegraft.rpc.remote_models import RemoteModels
+from safegraft.rpc.remote_policy import HubCredential, require_patterns, require_prefixes
 
 DEFAULT_LISTEN = "127.0.0.1:50051"
 DEFAULT_MAX_UPLOAD_BYTES = 100 * 10**9
@@ -28,6 +30,12 @@ class ServerOptions:
         data: folder for the database, results and uploads; made if need be. One server a folder.
         listen: HOST:PORT. Port 0: a free one, told to `ready`.
         models: folders whose models recipes may name.
+        hub: which models of the Hugging Face Hub recipes may name: ORG/NAME, in which `*` stands for any text, or `*`.
+        hub_credentials: tokens for the Hub that requests may name.
+        hub_anonymous: read the Hub without the login and HF_TOKEN of whoever runs the server.
+        hub_cache: bring whole models into the standard Hub cache instead of reading the ranges that a merge needs.
+        urls: below which URLs (s3, gs, az, https, http) recipes may name models.
+        publish_to: which repositories of the Hub results may be published to; patterns like those of `hub`.
         device: where merges are computed: "cpu", "cuda" or "cuda:N".
         sources: names of plugins' checkpoint sources that recipes may read from; none unless named.
         workers: merges computed at the same time.
@@ -48,6 +56,12 @@ class ServerOptions:
     data: Path
     listen: str = DEFAULT_LISTEN
     models: tuple[ModelRoot, ...] = ()
+    hub: tuple[str, ...] = ()
+    hub_credentials: tuple[HubCredential, ...] = ()
+    hub_anonymous: bool = False
+    hub_cache: bool = False
+    urls: tuple[str, ...] = ()
+    publish_to: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     device: str = "cpu"
     workers: int = 1
@@ -78,6 +92,23 @@ class ServerOptions:
                 f"{self.listen} can be reached from other machines: set a token (--token-file, or SAFEGRAFT_TOKEN in "
                 "the environment), or say --insecure to let anybody in"
             )
+        require_patterns("--hub", self.hub)
+        require_patterns("--publish-to", self.publish_to)
+        require_prefixes(self.urls)
+        names = [credential.name for credential in self.hub_credentials]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UsageError(f"--hub-credential: two are called {', '.join(twice)}; give each a name of its own")
+        for credential in self.hub_credentials:
+            if any(credential.path.resolve().is_relative_to(root.path) for root in self.models):
+                message = "its file lies in a model root, whose files recipes may name; keep it elsewhere"
+                raise UsageError(f"--hub-credential {credential.name}: {message}")
+        if (self.hub_cache or self.hub_anonymous) and not self.hub:
+            raise UsageError("--hub-cache and --hub-anonymous say how the Hub is read: allow models of it with --hub")
+
+    @property
+    def remote(self) -> RemoteModels:
+        """What recipes may read over the network."""
+        return RemoteModels(self.hub, self.hub_credentials, self.hub_anonymous, self.hub_cache, self.urls)
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from safegraft.engine.plan import MAX_SHARD_SIZE
 from safegraft.errors import NotFoundError, Problem, UsageError
 from safegraft.rpc.blobs import Blob
 from safegraft.rpc.job import Retention
+from safegraft.rpc.options import ServerOptions
 from safegraft.v1 import artifact_service_pb2, merge_pb2
 
 MAX_RECIPE_BYTES = 1 << 20
@@ -55,6 +56,26 @@ def merge_id(name: str, field: str = "name") -> str:
     if not id.isascii() or not id.isalnum() or len(id) > 64:
         raise NotFoundError(f"{name} is not on this server")
     return id
+
+
+def publication_ids(name: str) -> tuple[str, str]:
+    """The two ids within "merges/{merge}/publications/{id}"."""
+    merge, between, id = name.rpartition("/publications/")
+    if not between:
+        message = f"must be a publication's name, 'merges/ID/publications/ID', not {name!r}"
+        raise UsageError(Problem("name", message))
+    if not id.isascii() or not id.isalnum() or len(id) > 64:
+        raise NotFoundError(f"{name} is not on this server")
+    return merge_id(merge), id
+
+
+def credential(name: str, options: ServerOptions, field: str) -> str:
+    """The name of a credential that the server has; "": none was named."""
+    names = [one.name for one in options.hub_credentials]
+    if name and name not in names:
+        hint = f"it has {', '.join(names)}" if names else "it has none; its owner can add one with --hub-credential"
+        raise UsageError(Problem(field, f"this server has no credential {name!r}; {hint}"))
+    return name
 
 
 def page_size(size: int, default: int, most: int) -> int:

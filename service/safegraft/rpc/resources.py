@@ -52,9 +52,56 @@ class MergeProgress:
     current_file: str
 
 
+class PublicationState(enum.StrEnum):
+    """Where a publication is in its life; `merge.proto` says what each state means."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self is not PublicationState.RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A merge's result in a repository on the Hugging Face Hub, or on its way there.
+
+    revision: the branch; for a pull request "refs/pr/N", once there is one. commit, url: "" unless it has succeeded.
+    pull_request: its URL; None: none was asked for, or there is none yet. credential: the server's that is used; "":
+    the caller's own token. bytes_done, bytes_total: over all files; what the Hub had already is done. error: why it
+    failed, as the class that would have been raised; None unless `state` is FAILED. warnings: what whoever published it
+    should know.
+    """
+
+    id: str
+    merge: str
+    state: PublicationState
+    created: datetime
+    updated: datetime
+    repo: str
+    revision: str
+    commit: str
+    url: str
+    pull_request: str | None
+    tags: tuple[str, ...]
+    private: bool
+    evaluated: bool
+    credential: str
+    bytes_done: int
+    bytes_total: int
+    current_file: str
+    error: SafegraftError | None
+    warnings: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """A merge on a server. `list` and `watch` leave `files`, `warnings` and `recipe` empty.
+    """A merge on a server. `list` and `watch` leave `files`, `warnings`, `recipe` and `publications` empty.
+
+    publications: the oldest first. hub_credential: the server's, with which inputs on the Hub are read; "": none.
 
     error: why it failed, as the class that would have been raised; None unless `state` is FAILED.
     inputs_modified: nanoseconds since the epoch; tells apart versions of inputs of which the digest covers a sample
@@ -77,11 +124,17 @@ class Merge:
     threads: int
     retention: str  # "keep" or "none"
     inputs_modified: int
+    hub_credential: str
+    publications: tuple[Publication, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What a server is and allows. Sizes in bytes."""
+    """What a server is and allows. Sizes in bytes.
+
+    hub_models, publish_to: patterns of the Hub's names that recipes may name and results may go to. url_prefixes: below
+    which recipes may name models. hub_credentials: names that requests may give.
+    """
 
     version: str
     started: datetime
@@ -91,6 +144,10 @@ class ServerInfo:
     used_upload_bytes: int
     upload_lifetime: timedelta
     free_disk_bytes: int
+    hub_models: tuple[str, ...]
+    url_prefixes: tuple[str, ...]
+    hub_credentials: tuple[str, ...]
+    publish_to: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +184,14 @@ _STATES: Mapping[int, MergeState] = MappingProxyType(
         merge_pb2.MERGE_STATE_CANCELLED: MergeState.CANCELLED,
     }
 )
+_PUBLICATION_STATES: Mapping[int, PublicationState] = MappingProxyType(
+    {
+        merge_pb2.PUBLICATION_STATE_RUNNING: PublicationState.RUNNING,
+        merge_pb2.PUBLICATION_STATE_SUCCEEDED: PublicationState.SUCCEEDED,
+        merge_pb2.PUBLICATION_STATE_FAILED: PublicationState.FAILED,
+        merge_pb2.PUBLICATION_STATE_CANCELLED: PublicationState.CANCELLED,
+    }
+)
 _ACTIONS = {plan_pb2.PlannedTensor.ACTION_MERGE: "merge", plan_pb2.PlannedTensor.ACTION_COPY: "copy"}
 _BASES = {
     merge_service_pb2.MergeMethod.BASE_REQUIRED: "required",
@@ -161,6 +226,33 @@ def merge_of(message: merge_pb2.Merge) -> Merge:
         threads=message.threads,
         retention="none" if message.retention == merge_pb2.RETENTION_NONE else "keep",
         inputs_modified=message.inputs_modify_time.ToNanoseconds(),
+        hub_credential=message.hub_credential,
+        publications=tuple(map(publication_of, message.publications)),
+    )
+
+
+def publication_of(message: merge_pb2.Publication) -> Publication:
+    _, merge, _, id = message.name.split("/")
+    return Publication(
+        id=id,
+        merge=merge,
+        state=_PUBLICATION_STATES[message.state],
+        created=message.create_time.ToDatetime(UTC),
+        updated=message.update_time.ToDatetime(UTC),
+        repo=message.repository,
+        revision=message.revision,
+        commit=message.commit,
+        url=message.url,
+        pull_request=message.pull_request_url or None,
+        tags=tuple(message.tags),
+        private=message.private,
+        evaluated=message.evaluated,
+        credential=message.credential,
+        bytes_done=message.bytes_done,
+        bytes_total=message.bytes_total,
+        current_file=message.current_file,
+        error=from_status(message.error) if message.HasField("error") else None,
+        warnings=tuple(message.warnings),
     )
 
 
@@ -178,6 +270,10 @@ def server_info_of(message: merge_service_pb2.ServerInfo) -> ServerInfo:
         used_upload_bytes=message.used_upload_bytes,
         upload_lifetime=message.upload_lifetime.ToTimedelta(),
         free_disk_bytes=message.free_disk_bytes,
+        hub_models=tuple(message.hub_models),
+        url_prefixes=tuple(message.url_prefixes),
+        hub_credentials=tuple(message.hub_credentials),
+        publish_to=tuple(message.publish_to),
     )
 
 

@@ -51,7 +51,8 @@ class _Run:
 
 def order_of(job: Job) -> Order:
     """What a worker must know of a merge to compute it."""
-    return Order(job.recipe, job.max_shard_size, job.threads, job.plan.digest, job.plan.modified)
+    plan = job.plan
+    return Order(job.recipe, job.max_shard_size, job.threads, plan.digest, plan.modified, job.hub_credential, plan.pins)
 
 
 class MergeRunner:
@@ -201,7 +202,7 @@ class MergeRunner:
         cause = None
         if error is not None:
             log.info("merges/%s failed: %s", id, error)
-            cause = JobError(error.reason, tuple((one.where, one.message) for one in error.problems))
+            cause = JobError.of(error)
         await asyncio.to_thread(self._remove, id)
         return await self._update(id, state=state, error=cause)
 

@@ -21,6 +21,7 @@ from safegraft.rpc.allocator import keep_freed_memory
 from safegraft.rpc.artifacts import ArtifactServicer
 from safegraft.rpc.blobs import BlobStore
 from safegraft.rpc.changes import Changes
+from safegraft.rpc.database import open_database, sqlite_in
 from safegraft.rpc.guard import Guard
 from safegraft.rpc.house import House
 from safegraft.rpc.jobs import JobStore
@@ -28,11 +29,14 @@ from safegraft.rpc.merges import MergeServicer
 from safegraft.rpc.models import Models
 from safegraft.rpc.options import ServerOptions, split_address
 from safegraft.rpc.pool import Worker, WorkerPool
+from safegraft.rpc.publication_store import PublicationStore
+from safegraft.rpc.publications import Publisher
 from safegraft.rpc.runner import MergeRunner
 from safegraft.rpc.wiring import add_services, set_serving
 from safegraft.rpc.worker import WorkerSettings
 
 PLANNERS = 2  # processes that plan and list methods
+PUBLISHERS = 1  # processes that publish: uploads at the same time would only share the line
 THREADS = 32  # for file and database access
 SWEEP_SECONDS = 3600.0
 
@@ -99,8 +103,9 @@ async def _house(options: ServerOptions, data_id: str) -> AsyncGenerator[House]:
     """Everything behind the services, running; put in order on the way out."""
     blobs = BlobStore(options.data)
     blobs.prepare()
-    models = Models(options.models, blobs if options.max_upload_bytes else None)
-    store = JobStore(options.database, data_id) if options.database else JobStore.in_folder(options.data, data_id)
+    models = Models(options.models, blobs if options.max_upload_bytes else None, options.remote)
+    database = open_database(options.database or sqlite_in(options.data), data_id)
+    store, published = JobStore(database), PublicationStore(database)
     changes = Changes()
     lean = WorkerSettings(
         models, options.data, options.card, preload=False, sources=options.sources, device=options.device
@@ -108,10 +113,14 @@ async def _house(options: ServerOptions, data_id: str) -> AsyncGenerator[House]:
     heavy = replace(lean, preload=True)
     idle: list[Worker] = []
     merges = WorkerPool(heavy, options.workers, idle)
+    publishing = WorkerPool(lean, PUBLISHERS)
+    runner = MergeRunner(options.data, store, merges, changes, options.workers)
     house = House(
         options=options,
         store=store,
-        runner=MergeRunner(options.data, store, merges, changes, options.workers),
+        published=published,
+        runner=runner,
+        publisher=Publisher(options.data, store, published, runner, publishing, changes),
         changes=changes,
         plans=WorkerPool(lean, PLANNERS),
         reads=WorkerPool(heavy, options.readers, idle),
@@ -121,14 +130,16 @@ async def _house(options: ServerOptions, data_id: str) -> AsyncGenerator[House]:
     try:
         await asyncio.gather(merges.warm(), house.plans.warm())
         await house.runner.start()
+        await house.publisher.start()
         yield house
     finally:
         sweeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sweeping
+        await house.publisher.stop()
         await house.runner.stop()
-        await asyncio.gather(merges.close(), house.plans.close(), house.reads.close())
-        store.close()
+        await asyncio.gather(merges.close(), house.plans.close(), house.reads.close(), publishing.close())
+        database.dispose()
 
 
 async def _sweep(house: House) -> None:

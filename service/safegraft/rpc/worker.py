@@ -1,4 +1,4 @@
-"""A worker process: plans, merges and computes bytes, one task at a time, for the server that spawned it.
+"""A worker process: plans, merges, computes bytes and publishes, one task at a time, for the server that spawned it.
 
 Everything that reads a model or runs a plugin happens here, so that a crash ends one worker and never the server. Knows
 no gRPC and no database. When the server is gone the worker stops too.
@@ -10,12 +10,15 @@ import hashlib
 import logging
 import os
 import queue
+import shutil
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +49,7 @@ from safegraft.sources import with_sources
 if TYPE_CHECKING:
     from safegraft.engine.execute import MergedCheckpoint
     from safegraft.engine.folder import Progress
+    from safegraft.hub.results import Result
 
 PROGRESS_SECONDS = 0.25  # between two answers about progress
 IDLE_SECONDS = 60.0  # how long a merge is kept open for another read
@@ -96,6 +100,7 @@ def main(connection: Connection, ring: str, settings: WorkerSettings) -> None:
                 connection.send(work.do(assignment.task))
             except (BrokenPipeError, ConnectionResetError):
                 return
+            del assignment  # or a caller's token would stay until the next one comes
 
 
 class _Inbox:
@@ -139,6 +144,7 @@ class _Inbox:
                 self._cancelled = self._cancelled or message.number == self._current
             else:
                 self._begin(message)
+            del message  # or a caller's token would stay until the next one comes
         self._cancelled = True
         self._assignments.put(None)
         time.sleep(ORPHAN_SECONDS)
@@ -164,7 +170,8 @@ class _Work:
         self._cache = settings.data / "calibration"  # statistics of models at work
         self._registry: Registry | None = None
         self._open: tuple[Order, Plan, MergedCheckpoint] | None = None
-        self._planned: tuple[str, int, Plan] | None = None  # from which recipe and shard size
+        self._planned: tuple[messages.PlanTask, Plan] | None = None
+        self._throttle = _Throttle()
         places = [*((root.path, root.name) for root in settings.models.roots), (settings.data, "DATA")]
         self._paths = [(str(path), name) for path, name in places if path != Path("/")]
 
@@ -179,7 +186,7 @@ class _Work:
         """Let go of the merge that is open and of the last plan, and so of their inputs' files."""
         self._close_open()
         if self._planned is not None:
-            _, _, plan = self._planned
+            _, plan = self._planned
             self._planned = None
             plan.close()
 
@@ -196,12 +203,14 @@ class _Work:
             match task:
                 case messages.ListMethodsTask():
                     return messages.MethodsListed(catalogue(self._methods()))
-                case messages.PlanTask(recipe, max_shard_size, keep):
-                    return self._describe(recipe, max_shard_size, keep)
+                case messages.PlanTask():
+                    return self._describe(task)
                 case messages.WriteTask(order, out):
                     return self._write(order, out)
                 case messages.ReadTask():
                     return self._read(task)
+                case messages.PublishTask():
+                    return self._publish(task)
         except MergeCancelledError as error:
             return messages.Failed(error)  # the next task is likely to continue with the same merge
         except SafegraftError as error:
@@ -212,23 +221,35 @@ class _Work:
         except (BrokenPipeError, ConnectionResetError):
             raise
         except Exception as error:  # a bug: it must reach the log and the client, and not end the worker
-            log.exception("a task failed")
+            _log_bug(error, task)
             return messages.Failed(SafegraftError(f"internal error ({type(error).__name__}); see the server's log"))
 
     def _answer(self, answer: Answer) -> None:
         self._connection.send(answer)
+
+    def _written(self, progress: "Progress") -> None:
+        """Tell how far a merge is."""
+        if self._throttle.passes(progress.file, progress.bytes_done, progress.bytes_total):
+            self._answer(messages.Progressed(progress.file, progress.bytes_done, progress.tensors_done))
+
+    def _sent(self, bytes_done: int, bytes_total: int, file: str) -> None:
+        """Tell how far a publication is."""
+        if self._throttle.passes(file, bytes_done, bytes_total):
+            self._answer(messages.Progressed(file, bytes_done, bytes_total=bytes_total))
 
     def _methods(self) -> Registry:
         if self._registry is None:
             self._registry = Registry.discover()
         return self._registry
 
-    def _plan(self, text: str, max_shard_size: int) -> Plan:
+    def _plan(self, text: str, max_shard_size: int, credential: str, pins: dict[str, str]) -> Plan:
+        """pins: see `Models.open`."""
         models = self._settings.models
         recipe = parse_recipe(text, folder_exists=models.exists)
+        open_model = partial(models.open, credential=credential or None, pins=pins)
         return make_plan(
             recipe,
-            with_sources(models.open, self._methods(), self._settings.sources),
+            with_sources(open_model, self._methods(), self._settings.sources),
             self._methods(),
             find_data=models.find_data,
             max_shard_size=max_shard_size,
@@ -239,7 +260,7 @@ class _Work:
         """The plan of a stored merge, which must be what it was when the merge was created."""
         if (kept := self._kept_plan(order)) is not None:
             return kept
-        plan = self._plan(order.recipe, order.max_shard_size)
+        plan = self._plan(order.recipe, order.max_shard_size, order.hub_credential, dict(order.pins))
         if plan.digest != order.digest:
             plan.close()
             raise InputChangedError(
@@ -255,9 +276,10 @@ class _Work:
         """The plan that was made here just now, if it is this one and nothing has changed since."""
         if self._planned is None:
             return None
-        recipe, max_shard_size, plan = self._planned
+        task, plan = self._planned
         self._planned = None
-        if (recipe, max_shard_size, plan.digest) == (order.recipe, order.max_shard_size, order.digest):
+        planned = task.recipe, task.max_shard_size, task.hub_credential, plan.digest
+        if planned == (order.recipe, order.max_shard_size, order.hub_credential, order.digest):
             with contextlib.suppress(InputChangedError):  # then planning again will tell
                 for checkpoint in plan.checkpoints.values():
                     checkpoint.verify_unchanged()
@@ -266,18 +288,19 @@ class _Work:
         plan.close()
         return None
 
-    def _describe(self, recipe: str, max_shard_size: int, keep: bool) -> messages.Planned:
-        if keep:
+    def _describe(self, task: messages.PlanTask) -> messages.Planned:
+        if task.keep:
             self.rest()
-        plan = self._plan(recipe, max_shard_size)
+        pins: dict[str, str] = {}
+        plan = self._plan(task.recipe, task.max_shard_size, task.hub_credential, pins)
         try:
             uploads = [digest for reference in plan.checkpoints for digest in uploads_in(reference)]
-            planned = messages.Planned(plan.to_dict(), tuple(uploads), _modified(plan))
+            planned = messages.Planned(plan.to_dict(), tuple(uploads), _modified(plan), tuple(pins.items()))
         except BaseException:
             plan.close()
             raise
-        if keep:
-            self._planned = recipe, max_shard_size, plan
+        if task.keep:
+            self._planned = task, plan
         else:
             plan.close()
         return planned
@@ -287,15 +310,14 @@ class _Work:
 
         plan = self._plan_again(order)
         try:
-            with _sole_writer(out.parent / "worker.lock", self._inbox.cancelled):
-                progress = _Throttled(self._answer)
+            with _alone(out.parent / "worker.lock", self._inbox.cancelled):
                 result = write_folder(
                     plan,
                     out,
                     threads=order.threads or None,
                     device=self._settings.device,
                     cache=self._cache,
-                    progress=progress,
+                    progress=self._written,
                     cancelled=self._inbox.cancelled,
                 )
             return messages.Written({name: entry.sha256 for name, entry in result.files.items()})
@@ -324,6 +346,48 @@ class _Work:
         for checkpoint in plan.checkpoints.values():
             checkpoint.verify_unchanged()
         return messages.ReadDone(digests)
+
+    def _publish(self, task: messages.PublishTask) -> messages.Published:
+        from safegraft.hub.evaluation import read_evaluation
+        from safegraft.hub.publishing import publish
+        from safegraft.remote.access import HubAccess
+
+        token, evaluation = task.publicity.token, task.publicity.evaluation
+        access = HubAccess(token=token) if token else self._settings.models.access(task.credential)
+        try:
+            with _alone(task.journal / "worker.lock", self._inbox.cancelled), self._result(task) as result:
+                publication = publish(
+                    result,
+                    task.destination,
+                    access,
+                    evaluation=read_evaluation(evaluation) if evaluation else None,
+                    unevaluated=evaluation is None,
+                    plot=task.publicity.plot,
+                    scratch=task.scratch,
+                    journal=task.journal,
+                    progress=self._sent,
+                    cancelled=self._inbox.cancelled,
+                )
+        finally:
+            shutil.rmtree(task.scratch, ignore_errors=True)
+        return messages.Published(publication)
+
+    @contextmanager
+    def _result(self, task: messages.PublishTask) -> "Generator[Result]":
+        """What is published: the folder, or what the plan gives, shard by shard."""
+        from safegraft.hub.results import FolderResult, PlannedResult
+
+        if task.out is not None:
+            with FolderResult(task.out) as result:
+                yield result
+            return
+        plan = self._plan_again(task.order)
+        try:
+            threads, device = task.order.threads or None, self._settings.device
+            with PlannedResult(plan, threads=threads, device=device, cache=self._cache) as result:
+                yield result
+        finally:
+            plan.close()
 
     def _hand_over(self, blocks: Iterable[memoryview], offset: int) -> str:
         """Pass bytes of a file, from `offset`, to the server in full slots; returns their sha256."""
@@ -382,30 +446,39 @@ class _Work:
         return text
 
 
+def _log_bug(error: Exception, task: messages.Task) -> None:
+    """With the traceback, and without tokens that another library may have put into its message."""
+    from safegraft.remote.access import scrub
+
+    text = scrub("".join(traceback.format_exception(error)))
+    if isinstance(task, messages.PublishTask) and task.publicity.token:
+        text = text.replace(task.publicity.token, "***")
+    log.error("a task failed\n%s", text)
+
+
 def _modified(plan: Plan) -> int:
     """When inputs last changed of which the digest covers a sample only, in nanoseconds since the epoch; else 0."""
     sampled = (one for one in plan.checkpoints.values() if one.identity.scheme == "sampled-sha256")
     return max((one.modified_ns() for one in sampled), default=0)
 
 
-class _Throttled:
-    """Passes progress on when a while has passed, the file is another one, or all is done."""
+class _Throttle:
+    """Says which progress is passed on: when a while has passed, the file is another one, or all is done."""
 
-    def __init__(self, answer: Callable[[Answer], None]) -> None:
-        self._answer = answer
+    def __init__(self) -> None:
         self._file = ""
         self._last = 0.0
 
-    def __call__(self, progress: "Progress") -> None:
+    def passes(self, file: str, bytes_done: int, bytes_total: int) -> bool:
         now = time.monotonic()
-        done = progress.bytes_done == progress.bytes_total
-        if done or progress.file != self._file or now - self._last >= PROGRESS_SECONDS:
-            self._file, self._last = progress.file, now
-            self._answer(messages.Progressed(progress.file, progress.bytes_done, progress.tensors_done))
+        if bytes_done < bytes_total and file == self._file and now - self._last < PROGRESS_SECONDS:
+            return False
+        self._file, self._last = file, now
+        return True
 
 
 @contextmanager
-def _sole_writer(path: Path, cancelled: Callable[[], bool]) -> Generator[None]:
+def _alone(path: Path, cancelled: Callable[[], bool]) -> Generator[None]:
     """Hold a lock that outlives no process. A killed server's worker may need a moment to notice and let go."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -419,9 +492,7 @@ def _sole_writer(path: Path, cancelled: Callable[[], bool]) -> Generator[None]:
                 if cancelled():
                     raise MergeCancelledError("the merge was cancelled") from None
                 if time.monotonic() > deadline:
-                    raise OutputError(
-                        "another process still writes this merge; end it, then create the merge again"
-                    ) from None
+                    raise OutputError("another process still works on this merge; end it, then try again") from None
                 time.sleep(0.05)
         yield
     finally:
