@@ -15,6 +15,7 @@ from safegraft.checkpoint.lora import LoraCheckpoint
 from safegraft.errors import CheckpointError
 from safegraft.local import is_adapter_here, open_adapter, open_model
 from safegraft.remote.checkpoint import RemoteCheckpoint
+from safegraft.remote.http_ranges import Clock
 from safegraft.testing import tiny_llm
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -215,7 +216,7 @@ def test_a_branch_is_what_the_hub_says_now(hub: Hub, llm: Path) -> None:
 def test_a_hub_that_does_not_answer_leaves_the_cache(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     first = hub.repository("org/llm").head
     downloaded("org/llm")
-    monkeypatch.setattr("safegraft.remote.hub.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("safegraft.remote.hub.Clock", lambda: Clock(sleep=lambda seconds: None))
     hub.faults.add(Fault.unavailable(None, "/api/models"))
     checkpoint = open_model("org/llm")
     assert checkpoint.name == f"org/llm@{first}"

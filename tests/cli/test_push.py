@@ -103,7 +103,7 @@ def test_it_asks_for_an_evaluation(run, hub: Hub) -> None:
     ("arguments", "code", "words"),
     [
         (("recipe.yml", "merged", "--unevaluated"), 2, "ORG/NAME"),
-        (("nothing.yml", REPO, "--unevaluated"), 2, "nothing.yml"),
+        (("nothing.yml", REPO, "--unevaluated"), 3, "nothing.yml: there is neither a folder nor a recipe"),
         (("aligned", REPO, "--unevaluated"), 3, "safegraft.json is not there"),
         (("aligned", REPO, "--unevaluated", "--threads", "2"), 2, "--threads is for recipes"),
         (("recipe.yml", REPO, "--evaluation", "none.json"), 3, "none.json"),

@@ -57,7 +57,7 @@ def test_merging_again(cli: Callable[..., Any], merged: Path, models: Path, monk
     assert cli("verify", merged, "--recompute", "--models", models).returncode == 0
     lost = cli("verify", merged, "--recompute")
     assert lost.returncode == 3
-    assert "--models: inputs that are not on the Hub are looked for in ." in lost.stderr
+    assert "(inputs that are not on the Hub are looked for in .: see --models)" in lost.stderr
     document = json.loads((merged / "safegraft.json").read_text())
     document["recipe"]["models"][0]["parameters"]["weight"] = 0.5
     (merged / "safegraft.json").write_text(json.dumps(document))

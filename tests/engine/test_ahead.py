@@ -102,4 +102,5 @@ def test_models_whose_layers_are_shown_in_another_order_are_told_of_what_they_st
         if file.name.endswith(".safetensors"):
             file.read()
     (only,) = watched.values()
-    assert only.read and not only.unannounced
+    assert only.read
+    assert not only.unannounced

@@ -365,7 +365,7 @@ def test_a_code_span_holds_any_text(text: str) -> None:
     assert span.isprintable()
     assert "|" not in cell(text).replace("\\|", "")
     shown = inner[1:-1] if inner.startswith(" `") or inner.endswith("` ") else inner
-    expected = "".join(one if one.isprintable() else "\ufffd" for one in text).strip()
+    expected = "".join(one if one.isprintable() else "\ufffd" for one in text).replace("<!--", "<! --").strip()
     assert shown == (expected or " ")
 
 

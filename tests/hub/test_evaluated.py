@@ -248,7 +248,14 @@ def test_it_finds_the_model_among_those_that_were_asked() -> None:
     found = read_evaluation(document(model(digest="d" * 64), model(name="x/mine", digest=ALL[SAMPLED])))
     assert found.evaluated.model == "out/merged"
     assert found.about(ALL).evaluated.model == "x/mine"
-    assert found.about({PLAN: "e" * 64}) is found
+    assert found.about({PLAN: "e" * 64}) == found
+
+
+def test_an_evaluation_of_the_inputs_alone_is_none_of_the_merge() -> None:
+    found = read_evaluation(document(model(digest="d" * 64), model(name="x/mine", digest="e" * 64)))
+    assert found.about({PLAN: "f" * 64}, ["d" * 64]).evaluated.model == "x/mine"
+    with pytest.raises(InputError, match="of what was merged, not of the merge"):
+        found.about({PLAN: "f" * 64}, ["d" * 64, "e" * 64])
 
 
 def test_a_folder_has_all_digests_that_loading_it_can_give(tmp_path: Path, models) -> None:

@@ -100,7 +100,7 @@ def handed_out(result: FolderResult, folder: Path) -> None:
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_folder_that_is_not_what_it_says_is_refused(name: str, folder: Path, tmp_path: Path) -> None:
     SPOILT[name](folder)
-    with FolderResult(folder) as result, pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as caught, FolderResult(folder) as result:
         handed_out(result, tmp_path)
     assert "merged/" in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
@@ -149,7 +149,7 @@ def test_staging_stops_when_asked(plan, folder: Path, tmp_path: Path) -> None:
 
 def test_a_folder_knows_every_digest_that_an_evaluation_can_have(folder: Path, plan) -> None:
     with FolderResult(folder) as result:
-        known = result.known_digests()
+        known = result.known_digests({})
     assert known.keys() == {PLAN, FULL, SAMPLED}
     assert known[PLAN] == plan.digest
     opened = FolderCheckpoint(folder, "merged")

@@ -152,7 +152,7 @@ def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
 def test_a_strangers_recipe_leads_nowhere(merged: Path, name: str) -> None:
     edit_manifest(merged, lambda document: document["recipe"]["models"][0].update(model=name))
     manifest = read_manifest((merged / "safegraft.json").read_bytes(), "safegraft.json")
-    with pytest.raises(CheckpointError, match=r"its recipe names .*, no public name"):
+    with pytest.raises(CheckpointError, match=r"its recipe names .*, which is not opened on its word"):
         manifest.plannable("safegraft.json")
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 from scripted_server import Asked, Reply, ScriptedServer, scripted_server
@@ -194,7 +195,8 @@ def test_nobody_there_is_told(pauses: Pauses) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_closing_ends_a_pause(server: ScriptedServer, file: Resource) -> None:
+@pytest.mark.parametrize("end", [HttpRanges.close, HttpRanges.interrupt])
+def test_whoever_wants_no_bytes_any_more_ends_a_pause(server: ScriptedServer, file: Resource, end: Any) -> None:
     reader = HttpRanges()
     server.otherwise = lambda asked: Reply(503, {"Retry-After": "300"})
     with ThreadPoolExecutor(1) as pool:
@@ -202,10 +204,16 @@ def test_closing_ends_a_pause(server: ScriptedServer, file: Resource) -> None:
         while not server.asked:
             time.sleep(0.01)
         began = time.monotonic()
-        reader.close()
-        with pytest.raises((ValueError, RuntimeError), match="closed"):
+        end(reader)
+        with pytest.raises((CheckpointError, RuntimeError), match=r"stopped|closed"):
             reading.result()
     assert time.monotonic() - began < 5
+
+
+def test_after_an_interruption_reading_goes_on(server: ScriptedServer, file: Resource) -> None:
+    reader = HttpRanges()
+    reader.interrupt()
+    assert reader.read(file, 0, 10, SIZE) == CONTENT[:10]
 
 
 # -- refused ------------------------------------------------------------------------------------

@@ -133,3 +133,13 @@ def test_many_threads_hash_one_file() -> None:
 
         together([lambda own=pieces[index::8], work=work: work(own) for index in range(8)])
         assert one.verified() == {"w": True}
+
+
+def test_what_is_let_go_in_its_turn_has_been_hashed_by_then() -> None:
+    """Pieces can come faster than they are hashed, and leave at once."""
+    one = verifier()
+    for start in range(0, len(CONTENT), 10):
+        piece = CONTENT[start : start + 10]
+        one.arrived("w.safetensors", start, piece)
+        one.left("w.safetensors", start, piece)  # nobody has called `digest`
+    assert one.verified() == {"w.safetensors": True}

@@ -482,5 +482,5 @@ def test_a_refused_url_is_told_what_is_allowed():
     models = Models((), remote=RemoteModels(urls=("s3://bucket/models/", "https://host/x")))
     with pytest.raises(CheckpointError, match=r"reads those below s3://bucket/models/, https://host/x; .* --url"):
         models.open("s3://other/llm")
-    with pytest.raises(CheckpointError, match="reads those below nothing"):
+    with pytest.raises(CheckpointError, match="of URLs this server reads none"):
         Models(()).open("https://host/x/llm")

@@ -19,12 +19,17 @@ SAMPLED_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """One weight file; `sha256` (hex) when the source vouches for it, else None."""
+    """One weight file.
+
+    sha256: in hex, when the source vouches for it. version: what changes with the content, such as an ETag; "" where
+    nobody tells.
+    """
 
     name: str
     size: int  # bytes
     header_sha256: str
     sha256: str | None
+    version: str = ""
 
 
 def identify(checkpoint: Checkpoint, files: Sequence[WeightFile]) -> Identity:
@@ -37,15 +42,25 @@ def identify(checkpoint: Checkpoint, files: Sequence[WeightFile]) -> Identity:
     files = sorted(files, key=lambda file: file.name)
     complete = all(file.sha256 is not None for file in files)
     scheme = "sha256" if complete else "sampled-sha256"
+    if complete:
+        return Identity(checkpoint.name, scheme, full_digest(files, checkpoint.sidecars))
     digest = _Digest()
     digest.line("safegraft", scheme, 1)
     for file in files:
-        digest.line("weights", file.name, file.size, file.sha256 if complete else file.header_sha256)
-    if not complete:
-        _sample(checkpoint, digest)
-    for name, content in sorted(checkpoint.sidecars.items()):
-        digest.line("sidecar", name, len(content), hashlib.sha256(content).hexdigest())
+        digest.line("weights", file.name, file.size, file.header_sha256, *([file.version] if file.version else []))
+    _sample(checkpoint, digest)
+    digest.sidecars(checkpoint.sidecars)
     return Identity(checkpoint.name, scheme, digest.hex())
+
+
+def full_digest(files: Sequence[WeightFile], sidecars: Mapping[str, bytes]) -> str:
+    """The digest of scheme "sha256". Every file has its sha256."""
+    digest = _Digest()
+    digest.line("safegraft", "sha256", 1)
+    for file in sorted(files, key=lambda file: file.name):
+        digest.line("weights", file.name, file.size, file.sha256)
+    digest.sidecars(sidecars)
+    return digest.hex()
 
 
 class _Digest:
@@ -57,6 +72,10 @@ class _Digest:
 
     def data(self, content: memoryview) -> None:
         self._total.update(content)
+
+    def sidecars(self, sidecars: Mapping[str, bytes]) -> None:
+        for name, content in sorted(sidecars.items()):
+            self.line("sidecar", name, len(content), hashlib.sha256(content).hexdigest())
 
     def hex(self) -> str:
         return self._total.hexdigest()

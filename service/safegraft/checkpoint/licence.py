@@ -10,6 +10,7 @@ from safegraft.checkpoint.strict_json import as_object
 CARD_FILE = "README.md"
 MAX_CARD_BYTES = 2 << 20
 _OTHER = "other"
+_MAX_LINES, _MAX_ENTRY = 20, 4096  # of one entry; characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +29,33 @@ class Licence:
 
 def read_licence(card: bytes) -> Licence | None:
     """What the YAML head of a model card says under `license`; None when it says nothing, or cannot be read."""
-    head = _head(card.decode("utf-8", "replace"))
-    declared = head.get("license")
+    declared = _entry(card, "license")
     if isinstance(declared, list) and len(declared) == 1:  # pyright: ignore[reportUnknownArgumentType]
         declared = declared[0]  # pyright: ignore[reportUnknownVariableType]
     if not isinstance(declared, str) or not declared.strip():
         return None
-    name, link = head.get("license_name"), head.get("license_link")
+    name, link = _entry(card, "license_name"), _entry(card, "license_link")
     return Licence(
         declared.strip().lower(), name if isinstance(name, str) else None, link if isinstance(link, str) else None
     )
 
 
-def _head(text: str) -> dict[str, Any]:
-    lines = text.removeprefix("\ufeff").splitlines()
-    if not lines or lines[0].strip() != "---":
-        return {}
-    end = next((at for at, line in enumerate(lines[1:], 1) if line.strip() == "---"), None)
-    if end is None:
-        return {}
+def _entry(card: bytes, key: str) -> Any:
+    """One entry of the head. Its lines alone are parsed, as plain texts and lists: a stranger's head can be large, and
+    can be built to take ages."""
+    lines = iter(card[:MAX_CARD_BYTES].decode("utf-8", "replace").removeprefix("\ufeff").splitlines())
+    if next(lines, "").strip() != "---":
+        return None
+    own: list[str] = []
+    for line in lines:
+        if line.strip() == "---" or (own and line[:1] not in ("", " ", "-", "#")):
+            break
+        if own or line.startswith(f"{key}:"):
+            own.append(line)
+        if len(own) > _MAX_LINES:
+            break
     try:
-        return as_object(yaml.safe_load("\n".join(lines[1:end]))) or {}
-    except (yaml.YAMLError, ValueError, RecursionError):  # a stranger's text; a card says little about a model anyway
-        return {}
+        found = as_object(yaml.load("\n".join(own)[:_MAX_ENTRY], Loader=yaml.BaseLoader))
+    except (yaml.YAMLError, RecursionError):  # a card says little about a model anyway
+        return None
+    return (found or {}).get(key)

@@ -78,6 +78,12 @@ class LoraCheckpoint(Checkpoint):
     def expecting(self, ranges: Sequence[tuple[TensorInfo, int, int]]) -> AbstractContextManager[None]:
         return self._base.expecting(ranges)
 
+    def interrupt(self) -> None:
+        self._base.interrupt()
+
+    def verified(self) -> Mapping[str, bool]:
+        return self._base.verified()
+
     def tokens(self) -> Mapping[str, int] | None:
         return self._base.tokens()
 

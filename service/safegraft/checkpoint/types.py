@@ -79,6 +79,17 @@ class Checkpoint(ABC):
         del ranges
         return nullcontext()
 
+    def interrupt(self) -> None:
+        """Have reads that wait for a network fail soon, because nobody wants them any more. Later ones are as ever."""
+
+    def verified(self) -> Mapping[str, bool]:
+        """Weight file -> whether all its bytes have been read and are those of the sha256 that is listed for it.
+
+        Of files that come over a network and have one; False also where only a part was needed, or it was read in
+        another order than it lies in the file.
+        """
+        return {}
+
     @abstractmethod
     def tokens(self) -> Mapping[str, int] | None:
         """Token string -> row of the embedding, from the tokenizer files; None without a tokenizer.

@@ -21,6 +21,7 @@ from safegraft.cli.outcome import Outcome, pulled
 from safegraft.cli.progress import meter
 from safegraft.cli.remote import connect, continuing, require_no_cache_option, require_no_server_options
 from safegraft.cli.terminal import note
+from safegraft.cli.unverified import note_unverified
 from safegraft.cli.upload import Uploads, upload_models
 from safegraft.errors import UsageError
 
@@ -140,6 +141,8 @@ def _merge_here(
                 progress=lambda progress: show(progress.bytes_done, progress.bytes_total, progress.file),
                 cancelled=interrupt.requested,
             )
+        if result.bytes_written:
+            note_unverified(planned.checkpoints.values())
     except safegraft.MergeCancelledError as error:
         raise safegraft.MergeCancelledError(f"stopped; {CONTINUE}") from error
     finally:

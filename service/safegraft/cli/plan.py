@@ -80,6 +80,9 @@ def describe(document: Document) -> Iterator[str]:
     size = sum(file["size_bytes"] for file in files)
     yield f"plan digest {document['digest']}"
     yield f"host model  {document['host_model']}"
+    for model in document["models"]:
+        if model["name"] != model["reference"] and "@" in model["name"]:  # a commit
+            yield f"model       {model['reference']} is {model['name']}"
     yield f"tensors     {merged} merged, {len(tensors) - merged} copied from the host"
     yield f"result      {len(files)} files, {format_size(size)}"
     yield (

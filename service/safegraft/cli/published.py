@@ -26,6 +26,8 @@ def show_publication(publication: "Publication", *, asked_public: bool, as_json:
         again = " (continuing an earlier run)" if publication.resumed else ""
         sent = f"{format_size(publication.bytes_uploaded)} of {format_size(publication.bytes_total)} sent{again}"
         say(f"commit {publication.commit}: {publication.files} files, {sent}")
+    if publication.removed:
+        say(f"deleted, as it was of an earlier model: {', '.join(publication.removed)}")
     if publication.tags:
         say(f"tags: {', '.join(publication.tags)}")
     say(f"plan digest {publication.plan_digest}")
@@ -43,9 +45,11 @@ def show_preview(found: "Preview", *, as_json: bool) -> None:
 
 def _described(found: "Preview") -> list[str]:
     if found.unchanged:
-        return [f"{found.repo} holds all of it already, as commit {found.parent}: no commit would be made"]
+        there = f"{found.repo} holds all of it already, as commit {found.parent}: no commit would be made"
+        return [there, *(f"would set the tag {tag}" for tag in found.tags)]
     who = "private" if found.private else "public"
-    place = "a pull request to main" if found.pull_request else f"branch {found.revision}"
+    made = "" if found.branch or not found.exists else ", made from main"
+    place = "a pull request to main" if found.pull_request else f"branch {found.revision}{made}"
     lines = [f"{'would publish to' if found.exists else 'would make'} {found.repo} ({who}), {place}"]
     lines += [f"  {name}  {format_size(size_bytes)}" for name, size_bytes in found.files]
     total = f"{len(found.files)} files, {format_size(found.bytes_total)}"

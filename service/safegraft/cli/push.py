@@ -8,11 +8,12 @@ import click
 from click.core import ParameterSource
 
 from safegraft.cli.interrupt import CONTINUE, interruptible
-from safegraft.cli.options import bare_id, device_option, json_option, optional_remote_options, size
+from safegraft.cli.options import bare_id, device_option, hub_cache_option, json_option, optional_remote_options, size
 from safegraft.cli.progress import meter
 from safegraft.cli.published import show_preview, show_publication
 from safegraft.cli.remote import require_no_server_options
 from safegraft.cli.terminal import note, say, say_json
+from safegraft.cli.unverified import note_unverified
 from safegraft.errors import InputError, MergeCancelledError, Problem, UsageError
 
 if TYPE_CHECKING:
@@ -20,8 +21,17 @@ if TYPE_CHECKING:
     from safegraft.hub.publication import Destination
     from safegraft.hub.results import Result
 
+_NOTHING = (
+    "there is neither a folder nor a recipe of this name; a merge on a server goes by its ID, together with "
+    "--server HOST:PORT"
+)
 _FOR_PUBLISHERS = {"source", "destination", "as_json"}
-_FOR_RECIPES = {"threads": "--threads", "device": "--device", "max_shard_size": "--max-shard-size"}
+_FOR_RECIPES = {
+    "threads": "--threads",
+    "device": "--device",
+    "hub_cache": "--hub-cache",
+    "max_shard_size": "--max-shard-size",
+}
 
 
 @click.command()
@@ -42,7 +52,7 @@ _FOR_RECIPES = {"threads": "--threads", "device": "--device", "max_shard_size": 
     "--evaluation",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Results of `safegraft evaluate` of this model, for the card.",
+    help="Results of `safegraft evaluate` of this model, for the card: results.json, or the folder that holds it.",
 )
 @click.option(
     "--plot", metavar="PNG", type=click.Path(path_type=Path), help="With --evaluation: the trade-off, for the card."
@@ -50,6 +60,7 @@ _FOR_RECIPES = {"threads": "--threads", "device": "--device", "max_shard_size": 
 @click.option("--unevaluated", is_flag=True, help="Publish without an evaluation. The card warns of it.")
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), help="Of a recipe. Default: one a core.")
 @device_option
+@hub_cache_option
 @click.option(
     "--max-shard-size",
     metavar="S",
@@ -88,6 +99,7 @@ def push(
     unevaluated: bool,
     threads: int | None,
     device: str,
+    hub_cache: bool,
     max_shard_size: int,
     scratch: Path | None,
     dry_run: bool,
@@ -111,9 +123,10 @@ def push(
     Examples:
       safegraft push merged org/my-merge --evaluation results.json
       safegraft push recipe.yml org/my-merge --public --unevaluated --tag v1
-      safegraft push 4f1c09 org/my-merge --server merge.example:50051 --hub-credential team --unevaluated
+      safegraft push 4f1c09a2b3d4e5f6 org/my-merge --server merge.example:50051 --hub-credential team --unevaluated
       safegraft push merged zoo:team/my-merge      with a plugin that brings the publisher zoo
     """
+    destination = _named(destination)
     if ":" in destination:
         _require_plain(context)
         _publish_elsewhere(source, destination, as_json)
@@ -126,6 +139,8 @@ def push(
         from safegraft.cli.push_there import push_there
 
         _require_options_for_servers(context)
+        if source.exists():
+            raise UsageError(f"{source} is here, and --server publishes merges there: merge it there, and give its ID")
         push_there(
             bare_id(str(source)),
             asked,
@@ -140,14 +155,30 @@ def push(
         )
         return
     require_no_server_options(hub_credential=hub_credential, token_file=token_file)
+    if not source.exists():
+        raise InputError(Problem(str(source), _NOTHING))
+    from safegraft.hub.edition import EVALUATE_FIRST
+
     card = _Card.read(evaluation, plot, unevaluated)
     if source.is_dir():
         _require_no_recipe_options(context)
-    with _opened(source, threads, device, max_shard_size) as result:
+    elif evaluation is None and not unevaluated:
+        raise UsageError(EVALUATE_FIRST)  # before anything is planned
+    with _opened(source, threads, device, hub_cache or None, max_shard_size) as result:
         if dry_run:
             _preview(result, asked, card, as_json)
         else:
             _publish(result, asked, card, scratch, as_json)
+
+
+def _named(destination: str) -> str:
+    """What a repository's page is called, too."""
+    from safegraft.hub.markdown import HUB
+    from safegraft.remote.access import HubAccess
+
+    if "://" not in destination:
+        return destination
+    return destination.removeprefix(f"{HubAccess().url}/").removeprefix(f"{HUB}/")
 
 
 # -- to a publisher of a plugin -----------------------------------------------------------------
@@ -189,13 +220,18 @@ class _Card:
         """Raises InputError."""
         import hashlib
 
-        from safegraft.hub.evaluation import read_evaluation
+        from safegraft.hub.edition import require_sense
+        from safegraft.hub.evaluation import RESULTS, read_evaluation
 
         try:
+            if evaluation is not None and evaluation.is_dir():
+                evaluation = evaluation / RESULTS
             picture = plot.read_bytes() if plot else None
             if evaluation is None:
+                require_sense(None, unevaluated, picture)
                 return cls(None, None, picture, unevaluated)
             document = read_evaluation(evaluation)
+            require_sense(document, unevaluated, picture)
             with evaluation.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
@@ -215,16 +251,18 @@ def _require_options_for_servers(context: click.Context) -> None:
             raise UsageError(f"{option} is for publishing from here: leave it or --server away")
 
 
-def _opened(source: Path, threads: int | None, device: str, max_shard_size: int) -> "Result":
+def _opened(source: Path, threads: int | None, device: str, hub_cache: bool | None, max_shard_size: int) -> "Result":
     """The result that a folder holds or a recipe gives."""
     from safegraft.hub.results import FolderResult
 
     if source.is_dir():
         return FolderResult(source)
-    return _planned(source, threads, device, max_shard_size)
+    return _planned(source, threads, device, hub_cache, max_shard_size)
 
 
-def _planned(recipe_file: Path, threads: int | None, device: str, max_shard_size: int) -> "Result":
+def _planned(
+    recipe_file: Path, threads: int | None, device: str, hub_cache: bool | None, max_shard_size: int
+) -> "Result":
     import safegraft
     from safegraft.api import is_adapter_recipe
     from safegraft.hub.results import PlannedResult
@@ -234,7 +272,7 @@ def _planned(recipe_file: Path, threads: int | None, device: str, max_shard_size
         raise UsageError(
             "adapters are merged into a folder first: `safegraft merge RECIPE.yml --out DIR`, then push DIR"
         )
-    plan = safegraft.plan(recipe, max_shard_size=max_shard_size)
+    plan = safegraft.plan(recipe, max_shard_size=max_shard_size, hub_cache=hub_cache)
     for warning in (*plan.warnings, *plan.remarks):
         note(f"warning: {warning}")
     return PlannedResult(plan, threads=threads, device=device, owns_plan=True)
@@ -243,6 +281,7 @@ def _planned(recipe_file: Path, threads: int | None, device: str, max_shard_size
 def _publish(result: "Result", destination: "Destination", card: _Card, scratch: Path | None, as_json: bool) -> None:
     from safegraft.hub.journal import default_folder
     from safegraft.hub.publishing import publish
+    from safegraft.hub.results import PlannedResult
     from safegraft.remote.access import HubAccess
 
     folder = default_folder()
@@ -263,6 +302,8 @@ def _publish(result: "Result", destination: "Destination", card: _Card, scratch:
             )
     except MergeCancelledError as error:
         raise MergeCancelledError(f"stopped; nothing of it is visible yet; {CONTINUE}") from error
+    if isinstance(result, PlannedResult) and publication.bytes_uploaded:
+        note_unverified(result.plan.checkpoints.values())
     show_publication(publication, asked_public=not destination.private, as_json=as_json)
 
 

@@ -28,7 +28,8 @@ def push_there(
 ) -> None:
     """Have it published, wait for that, and print what came of it. Raises what `Client.publish` raises, UsageError."""
     token = None if credential else _own_token(server, ca)
-    with connect(server, token_file, ca) as client, continuing("the server goes on; "), meter("publishing") as show:
+    goes_on = f"the server goes on (safegraft watch {id} shows it); "
+    with connect(server, token_file, ca) as client, continuing(goes_on), meter("publishing") as show:
         published = client.publish(
             id,
             destination.repo,

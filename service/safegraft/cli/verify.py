@@ -74,7 +74,7 @@ def _check(result: str, download: bool) -> "Verification":
             if download:
                 raise UsageError(f"--download is for a repository on the Hub; {result} is here")
             return verify_folder(Path(result).expanduser(), progress=show, cancelled=interrupt.requested)
-        match = _REPOSITORY.fullmatch(result)
+        match = _REPOSITORY.fullmatch(_named(result))
         if match is None:
             raise InputError(
                 Problem(result, "there is no such folder, and no Hub name is like it (ORG/NAME[@REVISION])")
@@ -84,6 +84,14 @@ def _check(result: str, download: bool) -> "Verification":
         return verify_repository(
             match[1], match[2], HubAccess(), download=download, progress=show, cancelled=interrupt.requested
         )
+
+
+def _named(result: str) -> str:
+    """What a repository's page is called, too."""
+    from safegraft.hub.markdown import HUB
+    from safegraft.remote.access import HubAccess
+
+    return result.removeprefix(f"{HubAccess().url}/").removeprefix(f"{HUB}/")
 
 
 def _merge_again(found: "Verification", models: Path, threads: int | None, device: str) -> "Verification":
@@ -100,8 +108,8 @@ def _merge_again(found: "Verification", models: Path, threads: int | None, devic
         try:
             planned = safegraft.plan(recipe, max_shard_size=found.manifest.max_shard_size or MAX_SHARD_SIZE)
         except InputError as error:
-            hint = f"inputs that are not on the Hub are looked for in {models}"
-            raise type(error)([*error.problems, Problem("--models", hint)]) from error
+            hint = f"(inputs that are not on the Hub are looked for in {models}: see --models)"
+            raise type(error)([Problem(one.where, f"{one.message} {hint}") for one in error.problems]) from error
     try:
         with interruptible() as interrupt, meter("merging again") as show:
             return recompute(
@@ -116,7 +124,7 @@ def describe(found: "Verification") -> Iterator[str]:
     counts = Counter(status for _, status in found.files)
     listed = len(found.manifest.files)
     yield f"{found.name}: {counts['same']} of {listed} files are as safegraft.json lists them"
-    wrong = found.wrong()
+    wrong = set(found.wrong())
     for name, status in found.files:
         if status != "same":
             yield f"  {_WORDS[status] if (name, status) in wrong else _HARMLESS[status]:<9} {name}"

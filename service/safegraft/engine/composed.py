@@ -110,6 +110,12 @@ class ComposedCheckpoint(Checkpoint):
             expected += [(tensor, start, stop)] if composed is None else _matrices_of(composed, start, stop)
         return self._stored.expecting(expected)
 
+    def interrupt(self) -> None:
+        self._stored.interrupt()
+
+    def verified(self) -> Mapping[str, bool]:
+        return self._stored.verified()
+
     def tokens(self) -> Mapping[str, int] | None:
         return self._stored.tokens()
 

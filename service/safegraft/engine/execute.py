@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,7 @@ ACCELERATOR_ELEMENTS = 1 << 22  # per cut that an accelerator merges: launching 
 BLOCK_ELEMENTS = 1 << 17  # per cut that torch merges: inputs and result stay in the second-level cache
 STORED_BYTES = 1 << 20  # of the result, per cut that machine code merges: handing over a cut costs 0.1 ms
 COPY_BYTES = 1 << 20  # per cut of a tensor that is copied, and of headers
+ASKED_SECONDS = 0.5  # how long a cut may take before it is asked again whether anybody wants it
 STATES_KEPT = 64  # what `prepare` returned: small by contract
 
 Never = Callable[[], bool]
@@ -293,6 +294,10 @@ class VirtualFile:
                         yield _finish(ahead, start, stop, cancelled)
                 while ahead:
                     yield _finish(ahead, start, stop, cancelled)
+            except MergeCancelledError:
+                for checkpoint in self._merged.plan.checkpoints.values():
+                    checkpoint.interrupt()  # or threads that wait for a network would be waited for
+                raise
             finally:
                 for _, future in ahead:
                     future.cancel()
@@ -399,9 +404,13 @@ def _finish(
     ahead: "deque[tuple[_Cut, Future[bytes | memoryview]]]", start: int, stop: int, cancelled: Never
 ) -> memoryview:
     """Wait for the first cut and trim it to the range asked for."""
-    if cancelled():
-        raise MergeCancelledError("the merge was cancelled; what is complete is kept")
-    cut, future = ahead.popleft()
+    cut, future = ahead[0]
+    while True:
+        if cancelled():
+            raise MergeCancelledError("the merge was cancelled; what is complete is kept")
+        if future.done() or wait((future,), timeout=ASKED_SECONDS).done:
+            break
+    ahead.popleft()
     block = memoryview(future.result())
     return block[max(0, start - cut.offset) : max(0, min(stop - cut.offset, cut.size))]
 

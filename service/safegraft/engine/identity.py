@@ -22,14 +22,15 @@ from safegraft.recipe.model import Recipe
 if TYPE_CHECKING:
     from safegraft.calibration import Request
 
-_PINNED = re.compile(r"[^/]+/[^/]+@[0-9a-f]{40}")
+_WHOLE = re.compile(r"[^/]+/[^/]+@[0-9a-f]{40}|[a-z][a-z0-9+.-]*://.+")  # a pinned Hub model, or a URL
 ARITHMETIC = 1  # raised whenever the engine's own arithmetic changes a bit of any result
 
 
 def public_names(models: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Model reference -> the shortest ending of the model's own name that tells it from the others.
 
-    A Hub model pinned to a commit (ORG/NAME@COMMIT) keeps its full name. A model with an adapter is MODEL+ADAPTER.
+    A Hub model pinned to a commit (ORG/NAME@COMMIT) keeps its full name, and so does a model at a URL. A model with an
+    adapter is MODEL+ADAPTER.
 
     Args:
         models: reference -> the names of what its checkpoint is made of (`Checkpoint.sources`), which may be paths.
@@ -53,7 +54,7 @@ def public_names(models: Mapping[str, Sequence[str]]) -> dict[str, str]:
 def _steps(sources: Sequence[str]) -> list[str]:
     """The steps of a model's path, the last with the bare names of what is added to it."""
     ways = [
-        [name] if _PINNED.fullmatch(name) else [step for step in name.split("/") if step not in ("", ".", "..")]
+        [name] if _WHOLE.fullmatch(name) else [step for step in name.split("/") if step not in ("", ".", "..")]
         for name in sources
     ]
     own, *added = ways

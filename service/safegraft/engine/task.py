@@ -186,6 +186,7 @@ class Plan:
         return {
             "digest": self.digest,
             "host_model": self.host_model,
+            "models": [{"reference": model, "name": self.names[model]} for model in self.checkpoints],
             "files": [{"name": file.name, "size_bytes": file.size} for file in self.files],
             "tensors": [_describe(task) for task in self.tensors],
             "warnings": [*self.warnings, *self.remarks],

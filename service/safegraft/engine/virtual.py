@@ -26,6 +26,12 @@ class VirtualCheckpoint(Checkpoint):
         there = self.stored.tensors
         return self.stored.expecting([one for one in ranges if there.get(one[0].name) is one[0]])
 
+    def interrupt(self) -> None:
+        self.stored.interrupt()
+
+    def verified(self) -> Mapping[str, bool]:
+        return self.stored.verified()
+
     def tokens(self) -> Mapping[str, int] | None:
         return self.stored.tokens()
 

@@ -124,7 +124,8 @@ def _inputs(plan: Plan) -> str:
     for model, checkpoint in plan.checkpoints.items():
         name, identity = plan.names[model], checkpoint.identity
         own = ", ".join(f"{key}: {json.dumps(value)}" for key, value in parameters.get(name, {}).items())
-        licence = listed([shown(licences[part]).replace("|", "\\|") for part in _parts(plan, model)])
+        known = dict.fromkeys(shown(licences[part]).replace("|", "\\|") for part in _parts(plan, model))
+        licence = listed(list(known))
         digest = f"{identity.scheme} {cell(identity.digest[:_DIGITS])}"
         rows.append([_link(plan, model), _role(plan, model), cell(own) if own else "", licence, digest])
     return table(["model", "role", "its own parameters", "licence", "identity"], rows)
@@ -220,12 +221,14 @@ def _public(plan: Plan, text: str) -> str:
 
 
 def _reproduce(plan: Plan) -> str:
-    local = sorted({part for model in plan.names for part in _parts(plan, model) if not hub_model(part)})
+    parts = {part for model in plan.names for part in _parts(plan, model)}
+    local = sorted(part for part in parts if not hub_model(part) and "://" not in part)
     what = "a folder that is not on the Hub" if len(local) == 1 else "folders that are not on the Hub"
     models = f", beside {listed([code(name) for name in local])}, {what}," if local else ""
     versions = ", ".join(f"{name} {version}" for name, version in sorted(plan.versions.items()))
     return (
-        f"Save the recipe above as `recipe.yml`{models} and run\n\n"
+        "safegraft is a Python package (`pip install safegraft`). Save the recipe above as `recipe.yml`"
+        f"{models} and run\n\n"
         f"{fence(f'safegraft merge recipe.yml --out merged{_size_option(plan)}', 'sh')}\n\n"
         f"With the same inputs and {code(versions)} the plan's digest is\n\n"
         f"{fence(plan.digest)}\n\n"

@@ -7,22 +7,27 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from safegraft.engine.staging import MANIFEST, FileDigest
 from safegraft.errors import UsageError
 from safegraft.hub.card import UNEVALUATED
-from safegraft.hub.evaluated import has_evaluation, with_evaluation
+from safegraft.hub.evaluated import has_evaluation, has_warning, with_evaluation
 from safegraft.hub.evaluation import EvaluationDocument
 from safegraft.hub.markdown import code, listed
 from safegraft.hub.results import CARD, Result, ResultFile
 from safegraft.hub.snippets import addressed
 
 PLOT = "trade-off.png"
+EVALUATE_FIRST = (
+    "publishing asks for an evaluation: run `safegraft evaluate` and give its results with --evaluation FILE; or "
+    "publish with --unevaluated, and the card warns of it"
+)
 MAX_PLOT_BYTES = 16 << 20
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_NOT_EVALUATED = UNEVALUATED.splitlines()[1].partition("**")[2].partition("**")[0]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NO_DIGEST = FileDigest(0, "0" * 64)
 
@@ -34,6 +39,8 @@ class Edition:
     files: all but safegraft.json, in the order in which that lists them. small: what `extra` of them holds that the
     result has not: the card and the plot. evaluated: whether the card holds an evaluation. notes: what whoever
     publishes it should know.
+
+    sent: what is known of large files by now.
 
     Raises UsageError when neither an evaluation nor `unevaluated` is given, InputError when the evaluation is of
     another model.
@@ -48,13 +55,14 @@ class Edition:
         unevaluated: bool = False,
         plot: bytes | None = None,
         evaluation_digest: str | None = None,
+        sent: Mapping[str, FileDigest] = MappingProxyType({}),
     ) -> None:
         self.result = result
         self.notes: tuple[str, ...] = ()
-        _require_sense(evaluation, unevaluated, plot)
+        require_sense(evaluation, unevaluated, plot)
         if evaluation is not None:
-            known = result.known_digests()
-            evaluation = evaluation.about(known)
+            known = result.known_digests(sent)
+            evaluation = evaluation.about(known, result.input_digests())
             doubt = evaluation.doubt(known)
             self.notes = (doubt,) if doubt else ()
             evaluation_digest = evaluation_digest or hashlib.sha256(evaluation.to_bytes()).hexdigest()
@@ -64,6 +72,22 @@ class Edition:
         self.files = [one for one in result.files if one.name not in self.extra]
         self.files += [ResultFile(name, len(content)) for name, content in self.extra.items()]
         self._evaluation = evaluation_digest if evaluation is not None else None
+        self._again = partial(
+            Edition,
+            result,
+            repository,
+            evaluation=evaluation,
+            unevaluated=unevaluated,
+            plot=plot,
+            evaluation_digest=evaluation_digest,
+        )
+
+    def settled(self, sent: Mapping[str, FileDigest]) -> "Edition":
+        """The same, once it is known what the large files hold, and with it whose evaluation it is.
+
+        Raises InputError when it is another model's.
+        """
+        return self._again(sent=sent)
 
     @property
     def large(self) -> list[ResultFile]:
@@ -108,7 +132,8 @@ def digest_of(content: bytes) -> FileDigest:
     return FileDigest(len(content), hashlib.sha256(content).hexdigest())
 
 
-def _require_sense(evaluation: EvaluationDocument | None, unevaluated: bool, plot: bytes | None) -> None:
+def require_sense(evaluation: EvaluationDocument | None, unevaluated: bool, plot: bytes | None) -> None:
+    """Raise UsageError for what contradicts itself."""
     if evaluation is not None and unevaluated:
         raise UsageError("an evaluation is given, and --unevaluated says that there is none: leave one of them away")
     if plot is None:
@@ -126,11 +151,8 @@ def _card(result: Result, evaluation: EvaluationDocument | None, unevaluated: bo
     if has_evaluation(card):
         return card
     if not unevaluated:
-        raise UsageError(
-            "publishing asks for an evaluation: run `safegraft evaluate` and give its results with --evaluation FILE; "
-            "or publish with --unevaluated, and the card warns of it"
-        )
-    if _NOT_EVALUATED in card.decode(errors="replace"):
+        raise UsageError(EVALUATE_FIRST)
+    if has_warning(card):
         return card
     return card.rstrip() + f"\n\n{UNEVALUATED}\n".encode()
 

@@ -13,11 +13,12 @@ from safegraft.errors import InputError, Problem, UsageError
 from safegraft.hub.evaluation import AxisScore, Evaluated, EvaluationDocument, read_evaluation
 from safegraft.hub.evaluation_section import evaluation_section, judge_shown, label
 
-__all__ = ["EvaluationDocument", "has_evaluation", "read_evaluation", "with_evaluation"]
+__all__ = ["EvaluationDocument", "has_evaluation", "has_warning", "read_evaluation", "with_evaluation"]
 
 CARD = "README.md"
 BEGIN, END = "<!-- safegraft evaluation: begin -->", "<!-- safegraft evaluation: end -->"
-_SECTION = re.compile(rf"{re.escape(BEGIN)}.*?{re.escape(END)}\n?", re.DOTALL)
+# Whole lines: a stranger's name in the card may hold anything, but begins none.
+_SECTION = re.compile(rf"^{re.escape(BEGIN)}$.*?^{re.escape(END)}$\n?", re.DOTALL | re.MULTILINE)
 _WARNING = re.compile(r"^> \[!WARNING\]\n> \*\*This merge has not been evaluated\.\*\*.*\n(?:>.*\n)*", re.MULTILINE)
 _PLOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(png|jpg|svg|webp)")
 
@@ -61,14 +62,24 @@ def with_evaluation(
 
 def has_evaluation(card: bytes) -> bool:
     """Whether a card holds an evaluation that was written by `with_evaluation`."""
-    return _SECTION.search(card.decode("utf-8", "replace")) is not None
+    return _SECTION.search(_plain(card.decode("utf-8", "replace"))) is not None
+
+
+def has_warning(card: bytes) -> bool:
+    """Whether a card warns that nobody evaluated the model."""
+    return _WARNING.search(_plain(card.decode("utf-8", "replace"))) is not None
+
+
+def _plain(text: str) -> str:
+    """As everything here writes it, whatever an editor has made of it: its head first, and plain ends of lines."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
 
 
 def _parsed(card: bytes) -> Any:
     from huggingface_hub import ModelCard
 
     try:
-        text = card.decode("utf-8")
+        text = _plain(card.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(Problem(CARD, "cannot be read: it is not UTF-8 text")) from error
     try:

@@ -5,8 +5,9 @@ Reads no answers and computes no score. Whether it is of the model that is publi
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,11 +17,13 @@ from pydantic_core import ErrorDetails
 from safegraft.checkpoint.folder import FolderCheckpoint
 from safegraft.errors import InputError, Problem
 
+RESULTS = "results.json"
 FORMAT = "safegraft-evaluation/1"
 PLAN, FULL, SAMPLED = "plan", "sha256", "sampled-sha256"  # what digests a model can have; see `known_digests`
 MAX_BYTES = 1 << 30  # of results.json, which holds every answer beside the scores
 _HERE = "transformers"  # how a model was asked whose weights, and so digest, were known
 _MOST_PROBLEMS = 10
+MOST_SCORES = 2_000  # of a model; a card of more would be of use to nobody
 _OLD = (
     "was written by an older version; run `safegraft evaluate` again: answers are kept, so that nothing is asked twice"
 )
@@ -95,8 +98,8 @@ class Evaluated(_Checked):
     versions: dict[str, str]
     suites: list[SuiteFacts]
     judges: list[JudgeFacts]
-    scores: list[AxisScore]
-    measured: list[MeasuredScore]
+    scores: Annotated[list[AxisScore], Field(max_length=MOST_SCORES)]
+    measured: Annotated[list[MeasuredScore], Field(max_length=MOST_SCORES)]
     skipped: dict[str, Count]
 
     @model_validator(mode="after")
@@ -109,8 +112,12 @@ class Evaluated(_Checked):
     def prompts(self) -> int:
         return sum(suite.n for suite in self.suites)
 
+    @cached_property
+    def _by_name(self) -> dict[str, AxisScore]:
+        return {score.name: score for score in reversed(self.scores)}
+
     def find(self, name: str) -> AxisScore | None:
-        return next((score for score in self.scores if score.name == name), None)
+        return self._by_name.get(name)
 
 
 class Difference(_Checked):
@@ -169,12 +176,17 @@ class EvaluationDocument:
             return True
         return False if {PLAN, FULL, SAMPLED} <= known.keys() else None
 
-    def about(self, known: Mapping[str, str]) -> "EvaluationDocument":
-        """The same about the model with these digests, where it is one of those that were asked."""
+    def about(self, known: Mapping[str, str], others: Collection[str] = ()) -> "EvaluationDocument":
+        """The same about the model with these digests, where it is one of those that were asked; else about the first
+        that has none of the digests of `others`. Raises InputError when there is none."""
         for place in range(len(self.models)):
             if replace(self, subject=place).is_of(known):
                 return replace(self, subject=place)
-        return self
+        left = [place for place, model in enumerate(self.models) if model.digest not in others]
+        if not left:
+            message = "is of what was merged, not of the merge; evaluate the model that is published"
+            raise InputError(Problem(f"the evaluation of {_plain(self.evaluated.model)}", message))
+        return replace(self, subject=left[0])
 
     def doubt(self, known: Mapping[str, str]) -> str | None:
         """What speaks against its being of the model with these digests, in words; None: nothing.

@@ -46,7 +46,10 @@ def _small_print(evaluation: EvaluationDocument) -> str:
     settings = ", ".join(f"{key} {value}" for key, value in subject.settings.items() if "://" not in str(value))
     versions = ", ".join(f"{name} {version}" for name, version in subject.versions.items())
     measured = _measured(evaluation)
-    return "\n\n".join(filter(None, [suites, measured, f"Settings: {code(settings)}. Versions: {code(versions)}."]))
+    asked = [f"{cell(one.name)} ({counted(one.n, 'prompt')}, {code(one.digest[:12])})" for one in subject.suites]
+    which = f"Suites, by the SHA-256 of their prompts: {listed(asked)}." if asked else ""
+    how = f"Settings: {code(settings)}. Versions: {code(versions)}."
+    return "\n\n".join(filter(None, [suites, measured, which, how]))
 
 
 def _scores(

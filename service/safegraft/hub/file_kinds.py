@@ -5,7 +5,8 @@ import re
 from safegraft.checkpoint.sidecars import collect_sidecars
 
 _WEIGHTS = re.compile(
-    r"(.*/)?([^/]+\.(safetensors|bin|pt|pth|ckpt|gguf|ggml|h5|msgpack|onnx|onnx_data|tflite|npz|pkl|pickle|mlmodel)"
+    r"(.*/)?([^/]+\.(safetensors|bin|pt|pth|ckpt|gguf|ggml|h5|msgpack|onnx|onnx_data|tflite|npz|pkl|pickle|mlmodel"
+    r"|pdparams|keras|ot|nemo|zip|tar|tgz|gz|7z)"
     r"|[^/]+\.index\.json|adapter_config\.json)",
     re.IGNORECASE,
 )
@@ -16,7 +17,8 @@ _INERT = re.compile(
     r"|([^/]+/)?[^/]+\.(png|jpe?g|gif|svg|webp|pdf|md)|([^/]*[-_.])?(licen[cs]e|notice|use_policy)([-_.][^/]*)?",
     re.IGNORECASE,
 )
-_READ = re.compile(r".*\.(py|json|jinja|model|yaml|yml)", re.IGNORECASE)
+_READ = re.compile(r".*\.(py|jinja|model)", re.IGNORECASE)
+_MAY_BE_READ = re.compile(r".*\.(json|yaml|yml)", re.IGNORECASE)
 
 
 def is_weights(name: str) -> bool:
@@ -26,6 +28,8 @@ def is_weights(name: str) -> bool:
 
 def is_loaded(name: str) -> bool:
     """Whether a file of this name may change what is loaded: weights, code, configs, tokenizers."""
-    if is_weights(name):
+    if is_weights(name) or _READ.fullmatch(name):
         return True
-    return _INERT.fullmatch(name) is None and (_READ.fullmatch(name) is not None or bool(collect_sidecars([name])))
+    if _INERT.fullmatch(name):
+        return False
+    return _MAY_BE_READ.fullmatch(name) is not None or bool(collect_sidecars([name]))

@@ -27,7 +27,8 @@ class Head:
 
     parent: the commit that is built upon; None: there is no such repository. private: as it is, or will be.
     branch: whether it is there; a new one begins at main's head. manifest: of the safegraft publication that it holds,
-    and its bytes. modified_ns: when the repository was last changed, in nanoseconds since the epoch.
+    and its bytes. card_edited: whether its README.md is another by now.
+    modified_ns: when the repository was last changed, in nanoseconds since the epoch.
     """
 
     parent: str | None
@@ -37,6 +38,7 @@ class Head:
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     manifest: Manifest | None = None
     manifest_bytes: bytes = b""
+    card_edited: bool = False
     modified_ns: int = 0
 
     @property

@@ -5,9 +5,11 @@ what was sent: whether the Hub still has it is for others to ask. Knows no Hub.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +25,9 @@ def default_folder() -> Path:
     """$SAFEGRAFT_CACHE/publishing, else ~/.cache/safegraft/publishing."""
     root = os.environ.get("SAFEGRAFT_CACHE")
     return (Path(root) if root else Path.home() / ".cache" / "safegraft") / "publishing"
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Journal:
@@ -44,6 +49,10 @@ class Journal:
         }
         self.key = hashlib.sha256(json.dumps(self._whose).encode()).hexdigest()[:32]
         self._path = folder / f"{self.key}.json"
+        with output_errors(self._path):  # now, and not when something has been sent
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         self._begun_ns, self._files = self._read(newer_than) or (time.time_ns(), {})
 
     @property
@@ -74,7 +83,8 @@ class Journal:
             files = {
                 str(name): FileDigest(int(one["size"]), str(one["sha256"])) for name, one in document["files"].items()
             }
-            return int(document["begun_ns"]), files
+            sound = all(one.size >= 0 and _SHA256.fullmatch(one.sha256) for one in files.values())
+            return (int(document["begun_ns"]), files) if sound else None
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
 

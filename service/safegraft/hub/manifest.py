@@ -16,6 +16,7 @@ from safegraft.hub.markdown import hub_model
 from safegraft.recipe.model import Recipe
 from safegraft.recipe.read import read_recipe
 
+_MAX_FILES = 100_000
 MAX_MANIFEST_BYTES = 64 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"(?!/)(?:(?!\.{1,2}(?:/|$))[^/\\\0]+(?:/|$))+(?<!/)")  # a path that only leads down
@@ -43,9 +44,12 @@ class Manifest:
         Raises RecipeError, and CheckpointError when a name leads anywhere else: a stranger wrote it.
         """
         recipe = read_recipe(self.recipe, where)
-        strange = [one for one in recipe.references() if not all(map(_leads_down, one.split("+")))]
+        sets = [*recipe.calibration, *(one for entry in recipe.all_entries() for one in entry.calibration)]
+        named = [*recipe.references(), *(one.data for one in sets)]
+        strange = [one for one in named if not all(map(_leads_down, one.split("+")))]
         if strange:
-            raise CheckpointError([Problem(where, f"its recipe names {shown(one)}, no public name") for one in strange])
+            words = "which is not opened on its word"
+            raise CheckpointError([Problem(where, f"its recipe names {shown(one)}, {words}") for one in strange])
         return recipe
 
 
@@ -60,19 +64,32 @@ def read_manifest(content: bytes, where: str) -> Manifest:
         return Manifest(
             plan_digest=_matching(_SHA256, document["plan_digest"], "plan_digest"),
             recipe=_object(document["recipe"], "recipe"),
-            inputs={str(one["name"]): (str(one["scheme"]), str(one["digest"])) for one in inputs},
-            versions={key: str(value) for key, value in _object(document["versions"], "versions").items()},
-            files={
-                _matching(_NAME, name, "a file's name"): _file(name, entry)
-                for name, entry in _object(document["files"], "files").items()
-            },
+            inputs={_line(one["name"]): (_line(one["scheme"]), _line(one["digest"])) for one in inputs},
+            versions={_line(key): _line(value) for key, value in _object(document["versions"], "versions").items()},
+            files=_files(_object(document["files"], "files")),
             max_shard_size=size,
             is_adapter="modules" in document,
         )
     except KeyError as error:
-        raise CheckpointError(Problem(where, f"is no manifest of a merge: it lacks {error}")) from error
+        message = f"is no manifest of a merge: it lacks {error}"
+        if document.get("method") == "extract-lora":
+            message += ". Of an extracted adapter there is no recipe: publish it with `hf upload`"
+        raise CheckpointError(Problem(where, message)) from error
     except ValueError as error:
         raise CheckpointError(Problem(where, f"is no manifest of a merge: {error}")) from error
+
+
+def _files(entries: Mapping[str, Any]) -> dict[str, FileDigest]:
+    if len(entries) > _MAX_FILES:
+        raise ValueError(f"it lists {len(entries):,} files; {_MAX_FILES:,} are accepted")
+    return {_matching(_NAME, name, "a file's name"): _file(name, entry) for name, entry in entries.items()}
+
+
+def _line(value: Any) -> str:
+    """A stranger's word that people are shown."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"{shown(str(value))} is no name")
+    return value
 
 
 def _file(name: str, value: Any) -> FileDigest:

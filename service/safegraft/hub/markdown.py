@@ -74,8 +74,10 @@ def counted(count: int, thing: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Without control and direction characters, which can make text look like other text."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+    """Without control and direction characters, which can make text look like other text, and without the beginnings
+    of comments, in which a card keeps its places."""
+    visible = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    return visible.replace("<!--", "<! --")
 
 
 def _longest_run(text: str) -> int:

@@ -1,5 +1,6 @@
 """What publishing would change in a repository: found out by looking, before anything is made or computed."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from safegraft.hub.evaluation import EvaluationDocument
 from safegraft.hub.head import Head
 from safegraft.hub.publication import Destination, Preview
 from safegraft.hub.repository import Repository
-from safegraft.hub.results import Result
+from safegraft.hub.results import CARD, Result
 from safegraft.hub.uploading import quiet_library
 from safegraft.remote.access import HubAccess
 from safegraft.remote.errors import hub_errors
@@ -58,8 +59,26 @@ class Outlook:
             bytes_there=sum(one.size for one in edition.large if one.name in self.shards),
             removed=tuple(self.removed),
             unchanged=self.unchanged,
-            notes=edition.notes,
+            branch=self.head.branch,
+            notes=(*edition.notes, *self.notes(edition)),
         )
+
+    def notes(self, edition: Edition) -> list[str]:
+        """What of value is replaced."""
+        before = self.head.manifest
+        if not self.head.branch or before is None or self.unchanged:
+            return []
+        notes: list[str] = []
+        if before.plan_digest != edition.result.digest:
+            notes.append(f"the merge that is there, of plan {before.plan_digest[:12]}, is replaced by another one")
+        if self.head.card_edited:
+            notes.append(
+                f"{CARD} was edited on the Hub since it was published, and is replaced; what it said stays in the "
+                "repository's history"
+            )
+        if json.loads(self.head.manifest_bytes).get("evaluation") and not edition.evaluated:
+            notes.append("what is there was evaluated, and what replaces it is not")
+        return notes
 
 
 def preview(
@@ -107,6 +126,7 @@ def _holds(head: Head, edition: Edition, shards: Mapping[str, FileDigest]) -> bo
     """Whether the head is this very edition."""
     if len(shards) < len(edition.large) or not edition.names <= head.files.keys():
         return False
+    edition = edition.settled(shards)
     digests = {**shards, **{name: digest_of(content) for name, content in edition.small().items()}}
     sizes = all(head.files[name].size == digest.size for name, digest in digests.items())
     return sizes and edition.manifest(digests) == head.manifest_bytes

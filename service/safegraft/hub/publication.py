@@ -50,6 +50,8 @@ class Destination:
             problems.append(Problem("tags", f"at most {MAX_TAGS} can be set at once, and these are {len(self.tags)}"))
         if self.message is not None and not (self.message.strip() and self.message.isprintable()):
             problems.append(Problem("message", "is the commit's title: one line of text"))
+        if self.branch in self.tags:
+            problems.append(Problem(self.branch, "is the branch: choose another name for the tag"))
         if self.pull_request and self.branch != MAIN:
             problems.append(Problem(self.branch, "a pull request is made to main: leave the revision away"))
         if self.pull_request and self.tags:
@@ -66,7 +68,7 @@ class Publication:
     private: of the repository as it is. evaluated: whether the card holds an evaluation. files: how many.
     bytes_total, bytes_uploaded: over all files, and how much of it this run had to send. resumed: whether an earlier
     run's uploads were used. unchanged: the repository held all of it already, so that no commit was made.
-    notes: what whoever published it should know.
+    removed: files of an earlier model that went with it. notes: what whoever published it should know.
     """
 
     repo: str
@@ -83,16 +85,17 @@ class Publication:
     bytes_uploaded: int
     resumed: bool
     unchanged: bool = False
+    removed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `safegraft push --json` prints."""
-        return asdict(self) | {"tags": list(self.tags), "notes": list(self.notes)}
+        return asdict(self) | {"tags": list(self.tags), "removed": list(self.removed), "notes": list(self.notes)}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> "Publication":
         """Raises TypeError when it is none."""
-        lists: dict[str, Any] = {name: tuple(document.get(name, ())) for name in ("tags", "notes")}
+        lists: dict[str, Any] = {name: tuple(document.get(name, ())) for name in ("tags", "removed", "notes")}
         return cls(**{**document, **lists})
 
 
@@ -101,7 +104,8 @@ class Preview:
     """What a publication would do. parent: the commit that it would be made upon; None: the repository would be made.
 
     private: of the repository, as it is or would be. files: name and size in bytes. bytes_there: of shards that the
-    repository has already. removed: files that would go. unchanged: no commit would be made.
+    repository has already. removed: files that would go. branch: whether it is there. unchanged: no commit would be
+    made.
     """
 
     repo: str
@@ -118,6 +122,7 @@ class Preview:
     bytes_there: int
     removed: tuple[str, ...]
     unchanged: bool
+    branch: bool = True
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,4 +133,6 @@ class Preview:
 
 
 def _is_ref(name: str) -> bool:
-    return _REF.fullmatch(name) is not None and not name.endswith(".lock") and not _COMMIT.fullmatch(name)
+    if name == "HEAD" or name.startswith(("refs/", "pr/")) or _COMMIT.fullmatch(name):  # they mean something else
+        return False
+    return _REF.fullmatch(name) is not None and not name.endswith(".lock")

@@ -30,7 +30,7 @@ from safegraft.hub.uploading import Uploads, quiet_library
 from safegraft.remote.access import HubAccess
 from safegraft.remote.errors import hub_errors
 
-__all__ = ["Destination", "Preview", "Publication", "preview", "publish"]
+__all__ = ["Destination", "Preview", "Publication", "preview", "publish", "require_place"]
 
 _MOST_NAMED = 3  # models in a commit's title
 
@@ -78,6 +78,9 @@ def publish(
         plot=plot,
         evaluation_digest=evaluation_digest,
     )
+    notes = Journal(
+        journal, access.url, destination.repo, destination.branch, result.digest, newer_than=result.newer_than
+    )
     with quiet_library(), hub_errors(destination.repo, OutputError):
         repository = Repository(access, destination, cancelled)
         repository.require_account()
@@ -85,10 +88,9 @@ def publish(
         if not found.head.exists:
             repository.create()
             found = Outlook.look(repository, edition, destination)
-        notes = Journal(
-            journal, access.url, destination.repo, destination.branch, result.digest, newer_than=result.newer_than
-        )
         if found.unchanged:
+            edition = edition.settled(found.shards)
+            repository.make_branch(found.head)
             outcome = _Outcome(Made(found.head.parent or "", destination.branch), unchanged=True)
         else:
             uploads = Uploads(
@@ -103,12 +105,24 @@ def publish(
             )
             try:
                 outcome = publisher.run(scratch)
+                edition = publisher.edition
             except InputChangedError:
                 notes.discard()  # what was sent may be of either version
                 raise
         notes.discard()
         repository.tag(outcome.made.commit)
-    return _told(edition, destination, repository.url, found.head.private, outcome)
+    return _told(edition, destination, repository.url, found, outcome)
+
+
+def require_place(destination: Destination, access: HubAccess) -> None:
+    """Raise what `publish` would before it computes anything: no token, no right, something else is there."""
+    destination.check()
+    with quiet_library(), hub_errors(destination.repo, OutputError):
+        repository = Repository(access, destination, never)
+        repository.require_account()
+        head = repository.look()
+        repository.require_visibility(head)
+        head.removals((), replace=destination.replace, where=destination.repo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +136,7 @@ class _Outcome:
 
 
 class _Publisher:
-    """One publication on its way."""
+    """One publication on its way. edition: as it is by now known to be."""
 
     def __init__(
         self,
@@ -135,7 +149,7 @@ class _Publisher:
         progress: Progress,
         cancelled: Never,
     ) -> None:
-        self._edition, self._destination, self._repository = edition, destination, repository
+        self.edition, self._destination, self._repository = edition, destination, repository
         self._found, self._uploads, self._notes, self._cancelled = found, uploads, notes, cancelled
         self._progress, self._done, self._total = progress, 0, edition.size
 
@@ -146,16 +160,17 @@ class _Publisher:
         self._done = sum(one.size for one in digests.values())
         with ExitStack() as stack:
             operations: list[Any] = self._uploads.known(noted)
-            pending = [one for one in self._edition.large if one.name not in digests]
+            pending = [one for one in self.edition.large if one.name not in digests]
             if pending:
                 folder = stack.enter_context(scratch_folder(scratch, self._notes.key))
                 operations += self._send(pending, folder, digests)
-        small = self._edition.small()
+        self.edition = self.edition.settled(digests)
+        small = self.edition.small()
         digests |= {name: digest_of(content) for name, content in small.items()}
-        small[MANIFEST] = self._edition.manifest(digests)
+        small[MANIFEST] = self.edition.manifest(digests)
         self._tell(MANIFEST, 0)
         operations += self._uploads.small(small)
-        self._edition.result.verify()
+        self.edition.result.verify()
         stop_if(self._cancelled)
         made = self._commit(operations, small[MANIFEST])
         self._progress(self._total, self._total, "")
@@ -164,18 +179,18 @@ class _Publisher:
     def _noted(self) -> dict[str, FileDigest]:
         """What an earlier run has sent, the Hub still has, and the head has not."""
         noted: dict[str, FileDigest] = {}
-        for file in self._edition.large:
+        for file in self.edition.large:
             digest = self._notes.files.get(file.name)
             if file.name in self._found.shards or digest is None or digest.size != file.size:
                 continue
-            if self._edition.result.expected(file.name) in (None, digest):
+            if self.edition.result.expected(file.name) in (None, digest):
                 noted[file.name] = digest
         there = self._uploads.there(noted)
         return {name: digest for name, digest in noted.items() if name in there}
 
     def _send(self, pending: Sequence[ResultFile], folder: Path, digests: dict[str, FileDigest]) -> list[Any]:
         """Send these files, one while the next is being computed; what they hold is added to `digests`."""
-        result, operations = self._edition.result, list[Any]()
+        result, operations = self.edition.result, list[Any]()
         if not result.in_place:
             require_space(folder, max(_pairs([one.size for one in pending])))
         failed = threading.Event()
@@ -208,9 +223,9 @@ class _Publisher:
         from huggingface_hub import CommitOperationDelete
 
         operations += [CommitOperationDelete(name) for name in self._found.removed]
-        title = self._destination.message or _title(self._edition.result)
+        title = self._destination.message or _title(self.edition.result)
         description = (
-            f"Published by safegraft.\n\nplan digest: {self._edition.result.digest}\n"
+            f"Published by safegraft.\n\nplan digest: {self.edition.result.digest}\n"
             f"sha256 of {MANIFEST}: {digest_of(manifest).sha256}"
         )
         head = self._found.head
@@ -233,7 +248,7 @@ def _title(result: Result) -> str:
     return f"Merge of {len(names)} models"
 
 
-def _told(edition: Edition, destination: Destination, url: str, private: bool, outcome: "_Outcome") -> Publication:
+def _told(edition: Edition, destination: Destination, url: str, found: Outlook, outcome: "_Outcome") -> Publication:
     made = outcome.made
     if made.pull_request is None and made.revision != MAIN:
         url = f"{url}/tree/{made.revision}"
@@ -244,13 +259,14 @@ def _told(edition: Edition, destination: Destination, url: str, private: bool, o
         revision=made.revision,
         pull_request=made.pull_request,
         tags=tuple(destination.tags),
-        private=private,
+        private=found.head.private,
         plan_digest=edition.result.digest,
         evaluated=edition.evaluated,
         files=len(edition.names),
         bytes_total=edition.size,
         bytes_uploaded=outcome.sent,
         resumed=outcome.resumed,
-        unchanged=outcome.unchanged,
-        notes=edition.notes,
+        unchanged=outcome.unchanged or made.commit == found.head.parent,
+        removed=() if outcome.unchanged else tuple(found.removed),
+        notes=(*edition.notes, *found.notes(edition)),
     )

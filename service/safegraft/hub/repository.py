@@ -12,9 +12,11 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from safegraft.engine.staging import MANIFEST
 from safegraft.errors import CheckpointError, ConflictError, OutputError, Problem, SafegraftError
+from safegraft.hub.edition import digest_of
 from safegraft.hub.head import Head, HeadFile
 from safegraft.hub.manifest import MAX_MANIFEST_BYTES, Manifest, read_manifest
 from safegraft.hub.publication import MAIN, Destination
+from safegraft.hub.results import CARD, MAX_CARD_BYTES
 from safegraft.hub.retrying import ATTEMPTS, may_pass, pause, retried
 from safegraft.remote.access import HubAccess
 from safegraft.remote.errors import LOG_IN, hub_errors
@@ -75,7 +77,7 @@ class Repository:
         if there and branch != MAIN:
             info = self._ask(lambda: self._api.model_info(self.name, revision=branch, files_metadata=True))
         files = _files(info)
-        manifest_bytes, manifest = self._manifest(info.sha, files)
+        manifest_bytes, manifest, card_edited = self._publication(info.sha, files)
         return Head(
             parent=info.sha,
             private=bool(info.private),
@@ -84,6 +86,7 @@ class Repository:
             tags={one.name: one.target_commit for one in refs.tags},
             manifest=manifest,
             manifest_bytes=manifest_bytes,
+            card_edited=card_edited,
             modified_ns=int(info.last_modified.timestamp() * 1e9) if info.last_modified else 0,
         )
 
@@ -97,19 +100,24 @@ class Repository:
             raise OutputError(Problem(self.name, message))
         return Head(None, self._destination.private)
 
-    def _manifest(self, commit: str, files: Mapping[str, HeadFile]) -> tuple[bytes, Manifest | None]:
-        """Of the publication that is there; None when there is none, or it is not sound."""
+    def _publication(self, commit: str, files: Mapping[str, HeadFile]) -> tuple[bytes, Manifest | None, bool]:
+        """The manifest of the publication that is there, None when there is none or it is not sound; and whether its
+        card is another by now."""
         if MANIFEST not in files or files[MANIFEST].size > MAX_MANIFEST_BYTES:
-            return b"", None
+            return b"", None, False
         store = open_hub(self.name, commit, self._access)
         try:
             content = store.read(store.listing.files[MANIFEST], 0, files[MANIFEST].size)
+            try:
+                manifest = read_manifest(content, MANIFEST)
+            except CheckpointError:
+                return b"", None, False
+            card = store.listing.files.get(CARD)
+            if card is None or CARD not in manifest.files or card.size > MAX_CARD_BYTES:
+                return content, manifest, False
+            return content, manifest, digest_of(store.read(card, 0, card.size)) != manifest.files[CARD]
         finally:
             store.close()
-        try:
-            return content, read_manifest(content, MANIFEST)
-        except CheckpointError:
-            return b"", None
 
     # -- what may be done -----------------------------------------------------------------------
 
@@ -120,13 +128,16 @@ class Repository:
             raise OutputError(Problem(self.name, message))
 
     def require_tags(self, head: Head, may_be_at: str | None) -> None:
-        """Raise OutputError when a tag is at another commit than this. A tag that is there already never moves."""
+        """Raise OutputError when a tag is at another commit than this, or has the name of a new branch. A tag that is
+        there already never moves."""
+        if not head.branch and self._destination.branch in head.tags:
+            message = f"{self._destination.branch} is a tag there: choose another name for the branch"
+            raise OutputError(Problem(self.name, message))
         taken = [one for one in self._destination.tags if head.tags.get(one) not in (None, may_be_at)]
         if taken:
-            problems = [
-                Problem(self.name, f"the tag {one} is at commit {head.tags[one][:12]} already") for one in taken
-            ]
-            raise OutputError([*problems, Problem("", "choose other tags, or delete these on the Hub first")])
+            at = ", ".join(f"{one} at {head.tags[one][:12]}" for one in taken)
+            message = f"has {'this tag' if len(taken) == 1 else 'these tags'} already ({at})"
+            raise OutputError(Problem(self.name, f"{message}: choose others, or delete them on the Hub first"))
 
     # -- doing ----------------------------------------------------------------------------------
 
@@ -143,10 +154,7 @@ class Repository:
         """
         proposed = self._destination.pull_request
         branch = None if proposed else self._destination.branch
-        if not proposed and not head.branch:
-            self._ask(
-                lambda: self._api.create_branch(self.name, branch=branch, revision=head.parent, exist_ok=True),
-            )
+        self.make_branch(head)
         failed = 0
         while True:
             try:
@@ -174,6 +182,13 @@ class Repository:
                 if failed == ATTEMPTS:
                     raise
                 pause(error, failed, self._cancelled)
+
+    def make_branch(self, head: Head) -> None:
+        """Make the branch at the head's commit, unless it is there or a pull request is asked for."""
+        if self._destination.pull_request or head.branch:
+            return
+        branch = self._destination.branch
+        self._ask(lambda: self._api.create_branch(self.name, branch=branch, revision=head.parent, exist_ok=True))
 
     def _made(self, info: Any) -> Made:
         if not self._destination.pull_request:

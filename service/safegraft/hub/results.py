@@ -8,20 +8,21 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from safegraft.checkpoint.files import Folder, OpenFile
-from safegraft.checkpoint.sidecars import MAX_SIDECAR_BYTES
+from safegraft.checkpoint.identity import HASHED_BYTES, WeightFile, full_digest
+from safegraft.checkpoint.sidecars import MAX_SIDECAR_BYTES, collect_sidecars
 from safegraft.engine.execute import MergedCheckpoint, manifest_of
 from safegraft.engine.hashing import ThreadedSha256
 from safegraft.engine.staging import MANIFEST, FileDigest
 from safegraft.engine.task import Plan
 from safegraft.errors import CheckpointError, MergeCancelledError, Problem, output_errors
-from safegraft.hub.evaluation import PLAN, known_digests
+from safegraft.hub.evaluation import FULL, PLAN, SAMPLED, known_digests
 from safegraft.hub.manifest import MAX_MANIFEST_BYTES, read_manifest
 
 CARD = "README.md"
@@ -96,8 +97,15 @@ class Result(ABC):
         """safegraft.json for files of these digests, in this order."""
 
     @abstractmethod
-    def known_digests(self) -> Mapping[str, str]:
-        """The digests that an evaluation of this result can have, as far as they are known; see evaluation.py."""
+    def known_digests(self, files: Mapping[str, FileDigest]) -> Mapping[str, str]:
+        """The digests that an evaluation of this result can have, as far as they are known; see evaluation.py.
+
+        files: what is known of large ones by now.
+        """
+
+    @abstractmethod
+    def input_digests(self) -> Collection[str]:
+        """Those that an evaluation of an input would have."""
 
     @abstractmethod
     def verify(self) -> None:
@@ -157,8 +165,20 @@ class PlannedResult(Result):
     def manifest(self, files: Mapping[str, FileDigest]) -> bytes:
         return manifest_of(self.plan, files)
 
-    def known_digests(self) -> Mapping[str, str]:
-        return {PLAN: self.digest}
+    def known_digests(self, files: Mapping[str, FileDigest]) -> Mapping[str, str]:
+        known = {PLAN: self.digest}
+        large = [one for one in self.files if one.large]
+        if any(one.name not in files for one in large):
+            return known
+        weights = [WeightFile(one.name, one.size, "", files[one.name].sha256) for one in large]
+        sidecars = {name: self._small[name] for name in collect_sidecars(self._small)}
+        known[FULL] = full_digest(weights, sidecars)
+        if sum(one.size for one in large) <= HASHED_BYTES:
+            known[SAMPLED] = known[FULL]  # so small a folder is never sampled
+        return known
+
+    def input_digests(self) -> Collection[str]:
+        return {one.identity.digest for one in self.plan.checkpoints.values()}
 
     def verify(self) -> None:
         for checkpoint in self.plan.checkpoints.values():
@@ -194,6 +214,25 @@ class FolderResult(Result):
         files = [_result_file(name, one) for name, one in self._manifest.files.items() if name != CARD]
         files += [ResultFile(one, self._open(one).size) for one in self._pictures()]
         self.files = sorted(files, key=lambda one: not one.large)
+        self._require_files()
+
+    def _require_files(self) -> None:
+        """Each is there and has its size. Raises CheckpointError with all that are not."""
+        problems: list[Problem] = []
+        for name, digest in self._manifest.files.items():
+            if name == CARD:
+                continue
+            try:
+                size = self._open(name).size
+            except CheckpointError as error:
+                problems += error.problems
+                continue
+            if size != digest.size:
+                message = f"has {size:,} bytes, and {MANIFEST} says {digest.size:,}: it is not published. Merge again"
+                problems.append(Problem(f"{self._folder.name}/{name}", message))
+        if problems:
+            self.close()
+            raise CheckpointError(problems)
 
     def expected(self, name: str) -> FileDigest | None:
         return self._manifest.files.get(name) if name != CARD else None
@@ -219,7 +258,11 @@ class FolderResult(Result):
         listed = {name: {"size": one.size, "sha256": one.sha256} for name, one in files.items()}
         return (json.dumps({**self._document, "files": listed}, indent=2, ensure_ascii=False) + "\n").encode()
 
-    def known_digests(self) -> Mapping[str, str]:
+    def input_digests(self) -> Collection[str]:
+        return {digest for _, digest in self._manifest.inputs.values()}
+
+    def known_digests(self, files: Mapping[str, FileDigest]) -> Mapping[str, str]:
+        del files  # they are what safegraft.json says
         if self._manifest.is_adapter:
             return {PLAN: self.digest}
         weights = {name: one.sha256 for name, one in self._manifest.files.items() if name.endswith(_WEIGHTS)}

@@ -60,12 +60,13 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `safegraft verify --json` prints."""
+        wrong = set(self.wrong())
         document: dict[str, Any] = {
             "name": self.name,
             "ok": self.ok,
             "plan_digest": self.manifest.plan_digest,
             "files": [
-                {"name": name, "status": status, "wrong": (name, status) in self.wrong()} for name, status in self.files
+                {"name": name, "status": status, "wrong": (name, status) in wrong} for name, status in self.files
             ],
             "believed": list(self.believed),
         }

@@ -93,7 +93,7 @@ def verify_repository(
                 same = (remote.size, remote.sha256) == (expected.size, expected.sha256)
                 found.append((file, "same" if same else "differs"))
         believed = tuple(file for file in manifest.files if file in there and file not in read)
-        return Verification(pinned, manifest, (*found, *_extra(there, manifest)), believed)
+        return Verification(pinned, manifest, (*found, *_extra([*there, *store.listing.others], manifest)), believed)
     finally:
         store.close()
 

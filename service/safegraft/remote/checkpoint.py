@@ -71,11 +71,10 @@ class RemoteCheckpoint(Checkpoint):
     def verify_unchanged(self) -> None:
         self._weights.verify_unchanged()
 
-    def verified(self) -> Mapping[str, bool]:
-        """Weight file -> whether every byte of it has been read and has the sha256 that the store lists.
+    def interrupt(self) -> None:
+        self._store.interrupt()
 
-        False also where only a part was needed, or it was read in another order than it lies in the file.
-        """
+    def verified(self) -> Mapping[str, bool]:
         return self._weights.verified()
 
     def close(self) -> None:

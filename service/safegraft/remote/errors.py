@@ -122,6 +122,8 @@ def _words(error: BaseException) -> str | None:
         return f"the Hub does not answer: {transport_words(error)}. Check the network (and HF_ENDPOINT, if it is set)"
     if isinstance(error, (json.JSONDecodeError, FileMetadataError)):
         return "what answers is no Hub: check HF_ENDPOINT, and whether a proxy is in the way"
+    if isinstance(error, UnicodeEncodeError):  # of a header
+        return f"the token holds characters that no token has: {LOG_IN}"
     if isinstance(error, _WRAPPERS):
         inner = error.__cause__
         return _words(inner) if inner is not None else None

@@ -70,6 +70,9 @@ class HttpFolder(Store):
     def read(self, file: RemoteFile, start: int, stop: int) -> bytes:
         return self._ranges.read(self._resources[file.name], start, stop, file.size)
 
+    def interrupt(self) -> None:
+        self._ranges.interrupt()
+
     def close(self) -> None:
         self._ranges.close()
 

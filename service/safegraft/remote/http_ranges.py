@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub.utils import parse_ratelimit_headers
+from huggingface_hub.utils import RateLimitInfo, parse_ratelimit_headers
 
 from safegraft.errors import CheckpointError, InputChangedError, Problem, SafegraftError
 from safegraft.remote.errors import certificate_refused, transport_words
@@ -28,6 +28,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _EXPIRED = (400, 401, 403, 404, 410)  # what stores answer to a signed URL that is too old
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})")
+_MAX_DIGITS = 10  # of seconds
 _FEW = 3  # attempts where more would hardly help
 _SMALL_BODY = 1 << 16  # bytes; a body that is not wanted is read to its end up to here, to keep the connection
 
@@ -53,7 +54,7 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Time, for tests to replace. sleep: None waits in a way that `HttpRanges.close` ends at once."""
+    """Time, for tests to replace. sleep: None waits in a way that `HttpRanges.interrupt` ends at once."""
 
     monotonic: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
@@ -91,6 +92,7 @@ class Resource:
         self._may_visit = may_visit
         self._etag = etag
         self._seen_etag: str | None = None
+        self._modified: str | None = None  # Last-Modified of the version that counts, when it was pinned
         self._target: str | None = None  # where redirects led
         self._lock = threading.Lock()
 
@@ -113,7 +115,7 @@ class Resource:
         except httpx2.InvalidURL as error:
             raise self.problem("is redirected to something that is no URL") from error
         if target.scheme not in ("http", "https") or (target.scheme == "http" and url.startswith("https:")):
-            raise self.problem("is redirected from https to a place without it, which is not followed")
+            raise self.problem("is redirected to a place without https, or to no server at all, which is not followed")
         return str(target)
 
     def remember(self, url: str) -> None:
@@ -127,11 +129,22 @@ class Resource:
             if self._target == url:
                 self._target = self._seen_etag = None
 
-    def check_etag(self, etag: str | None) -> None:
+    def pin(self, headers: Mapping[str, str]) -> None:
+        """From now on it has to be the version that this answer was of, wherever redirects lead."""
+        with self._lock:
+            self._etag = self._etag or headers.get("etag")
+            self._modified = headers.get("last-modified")
+
+    def check_version(self, headers: Mapping[str, str]) -> None:
+        """Raise InputChangedError when an answer is of another version than those before it."""
+        etag, modified = headers.get("etag"), headers.get("last-modified")
         with self._lock:
             expected = self._etag or self._seen_etag
             self._seen_etag = self._seen_etag or etag
-        if etag is not None and expected is not None and etag != expected:
+            before = self._modified if expected is None else None  # an ETag says it better
+        if (etag is not None and expected is not None and etag != expected) or (
+            modified is not None and before is not None and modified != before
+        ):
             raise self.changed()
 
     def refusal(self, response: httpx2.Response) -> SafegraftError:
@@ -191,6 +204,7 @@ class HttpRanges:
         self._clock = clock or Clock()
         self._received = received
         self._closing = threading.Event()
+        self._interrupted = threading.Event()  # replaced by a new one for reads that begin later
         self._client = httpx2.Client(
             transport=transport,
             trust_env=transport is None,
@@ -215,9 +229,15 @@ class HttpRanges:
         patience = replace(self._patience, attempts=min(self._patience.attempts, OPENING_ATTEMPTS))
         return self._persist(resource, lambda tries: self._look(resource, absent), patience)
 
+    def interrupt(self) -> None:
+        """Have reads that are going on fail before their next bytes, and those that pause at once."""
+        before, self._interrupted = self._interrupted, threading.Event()
+        before.set()
+
     def close(self) -> None:
         """Release connections. Reads that are going on fail, those that pause too."""
         self._closing.set()
+        self._interrupted.set()
         self._client.close()
 
     # -- one attempt ----------------------------------------------------------------------------
@@ -225,8 +245,9 @@ class HttpRanges:
     def _fill(self, body: "_Body", resource: Resource, tries: "Tries") -> None:
         with self._response(resource, body.position, body.stop, (200, 206)) as response:
             body.begin(response)
-            resource.check_etag(response.headers.get("etag"))
+            resource.check_version(response.headers)
             for chunk in response.iter_raw():
+                tries.require_wanted()
                 if body.add(chunk):
                     tries.progress()
                 if self._received is not None:
@@ -250,9 +271,9 @@ class HttpRanges:
                 return None
             if not size.isascii() or not size.isdigit():
                 raise resource.problem("has a server that does not tell its size, so it cannot be read by ranges")
-            etag = headers.get("etag")
-            resource.check_etag(etag)
-            return Probe(int(size), etag, _seconds(headers.get("last-modified")) or 0.0)
+            resource.check_version(headers)
+            resource.pin(headers)
+            return Probe(int(size), headers.get("etag"), _seconds(headers.get("last-modified")) or 0.0)
 
     @contextmanager
     def _response(
@@ -295,7 +316,7 @@ class HttpRanges:
     # -- attempts -------------------------------------------------------------------------------
 
     def _persist(self, resource: Resource, action: "Callable[[Tries], _Result]", patience: Patience) -> _Result:
-        tries = Tries(resource.where, patience, self._clock, self._clock.sleep or self._closing.wait)
+        tries = Tries(resource.where, patience, self._clock, self._clock.sleep, self._interrupted)
         while True:
             if self._closing.is_set():
                 raise ValueError(f"{resource.where} has been closed")
@@ -313,9 +334,23 @@ class HttpRanges:
 class Tries:
     """Counts attempts since the last progress, and pauses between them."""
 
-    def __init__(self, where: str, patience: Patience, clock: Clock, sleep: Callable[[float], object]) -> None:
-        self._where, self._patience, self._clock, self._sleep = where, patience, clock, sleep
+    def __init__(
+        self,
+        where: str,
+        patience: Patience,
+        clock: Clock,
+        sleep: Callable[[float], object] | None = None,
+        unwanted: threading.Event | None = None,
+    ) -> None:
+        self._where, self._patience, self._clock = where, patience, clock
+        self._unwanted = unwanted or threading.Event()
+        self._sleep = sleep or self._unwanted.wait
         self.progress()
+
+    def require_wanted(self) -> None:
+        """Raise CheckpointError when nobody wants the bytes any more."""
+        if self._unwanted.is_set():
+            raise CheckpointError(Problem(self._where, "was being read when that was stopped"))
 
     def progress(self) -> None:
         self._failed = self._hopeless = 0
@@ -340,6 +375,7 @@ class Tries:
             raise CheckpointError(Problem(self._where, self._given_up(words, asked))) from cause
         if seconds:
             self._sleep(seconds)
+        self.require_wanted()
 
     def _given_up(self, words: str, asked: float | None) -> str:
         tried = f"{self._failed} attempts" if self._failed > 1 else "one attempt"
@@ -396,16 +432,23 @@ class _Body:
 def asked_pause(response: httpx2.Response, clock: Clock) -> float | None:
     """How many seconds a server that turns us away wants us to wait; None when it does not say."""
     headers = response.headers
-    limit = parse_ratelimit_headers(headers) if response.status_code == 429 else None
+    limit = _rate_limit(headers) if response.status_code == 429 else None
     if limit is not None and limit.remaining == 0:
         return float(limit.reset_in_seconds)
     value = headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
+    if value.isascii() and value.isdigit() and len(value) < _MAX_DIGITS:
         return float(value)
     until = _seconds(value)
     if until is None:
         return None
     return max(0.0, until - (_seconds(headers.get("date")) or clock.now()))
+
+
+def _rate_limit(headers: Mapping[str, str]) -> RateLimitInfo | None:
+    try:
+        return parse_ratelimit_headers(headers)
+    except ValueError:  # a number of thousands of digits
+        return None
 
 
 def same_origin(one: str, other: str) -> bool:

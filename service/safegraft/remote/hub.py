@@ -6,7 +6,6 @@ checkpoints and writes nothing, neither there nor into the cache.
 
 import re
 import threading
-import time
 from typing import Any
 from urllib.parse import quote
 
@@ -58,7 +57,10 @@ def open_hub(
     if revision is not None and _COMMIT.fullmatch(revision) and commit != revision:
         raise CheckpointError(Problem(where, "the Hub gives another commit than the one that was asked for"))
     pinned = f"{name}@{commit}"
-    return HubStore(Listing(pinned, _files(info.siblings or [], pinned)), access, patience, clock)
+    siblings: list[Any] = info.siblings or []
+    files = _files(siblings, pinned)
+    others = [one.rfilename for one in siblings if one.rfilename not in files]
+    return HubStore(Listing(pinned, files, others=others), access, patience, clock)
 
 
 class HubStore(Store):
@@ -74,6 +76,9 @@ class HubStore(Store):
 
     def read(self, file: RemoteFile, start: int, stop: int) -> bytes:
         return self._ranges.read(self._resource(file), start, stop, file.size)
+
+    def interrupt(self) -> None:
+        self._ranges.interrupt()
 
     def close(self) -> None:
         self._ranges.close()
@@ -97,7 +102,7 @@ def _ask(name: str, revision: str | None, where: str, access: HubAccess, patienc
     """The model's info with all its files, tried again where the Hub is only busy."""
     timeout: Any = patience.timeout  # declared as a number; it goes to the HTTP client, which takes more
     attempts = min(patience.attempts, OPENING_ATTEMPTS)
-    tries = Tries(where, Patience(attempts, patience.without_progress), clock, clock.sleep or time.sleep)
+    tries = Tries(where, Patience(attempts, patience.without_progress), clock, clock.sleep)
     with hub_errors(where):
         api = access.api()
         while True:

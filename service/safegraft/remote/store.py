@@ -1,7 +1,7 @@
 """What a place on a network is to the checkpoint that lies there: a listing, and ranges of its files."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -26,12 +26,14 @@ class Listing:
     """All files at one version of the place.
 
     name: how messages and results call it: "org/name@commit", or a URL without user info and query.
+    others: names of what lies there besides and is no part of a checkpoint.
     modified_ns: when the newest was last written, in nanoseconds since the epoch; 0 where nothing can change.
     """
 
     name: str
     files: Mapping[str, RemoteFile]
     modified_ns: int = 0
+    others: Sequence[str] = ()
 
 
 class Store(ABC):
@@ -46,6 +48,9 @@ class Store(ABC):
 
         Raises CheckpointError when they cannot be had, InputChangedError when the file is another than was listed.
         """
+
+    def interrupt(self) -> None:
+        """Have reads that are going on, or pause, fail soon. Later ones are as ever."""
 
     def close(self) -> None:
         """Release connections; requests under way may fail. Calling it again does nothing."""

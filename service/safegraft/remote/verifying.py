@@ -40,7 +40,7 @@ class Verifier:
             running.digest()
 
     def left(self, file: str, start: int, content: bytes) -> None:
-        """What has `arrived` is let go, hashed or not."""
+        """What has `arrived` is let go. If it is its turn, it is hashed first; whoever lets it go waits for that."""
         if running := self._running.get(file):
             running.left(start, content)
 
@@ -86,6 +86,8 @@ class _Running:
                 self._waiting[start] = content
 
     def left(self, start: int, content: bytes) -> None:
+        if self._waiting.get(start) is content:
+            self.digest()
         with self._noting:
             if self._waiting.get(start) is content:
                 del self._waiting[start]

@@ -54,7 +54,7 @@ class RemoteWeights:
     def described(self, name: str, header: Header, sha256: str | None = None) -> WeightFile:
         """A file as its checkpoint's identity has it. sha256: where the listing has none."""
         file = self._store.listing.files[name]
-        return WeightFile(name, file.size, header.sha256, file.sha256 or sha256)
+        return WeightFile(name, file.size, header.sha256, file.sha256 or sha256, file.version)
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         """See Checkpoint.read_into."""
@@ -93,10 +93,8 @@ class RemoteWeights:
         self._verifier.require_all_sound()
 
     def verified(self) -> dict[str, bool]:
-        """Weight file -> whether all its bytes have passed, in an order that let them be hashed, and are the listed
-        ones."""
-        known = self._verifier.verified()
-        return {file: known.get(file, False) for file in sorted(self._files)}
+        """See Checkpoint.verified."""
+        return dict(sorted(self._verifier.verified().items()))
 
     def close(self) -> None:
         self._ahead.close()

@@ -118,6 +118,7 @@ def plan_parts(document: Mapping[str, Any]) -> Iterator[plan_pb2.Plan]:
     part = plan_pb2.Plan(
         digest=document["digest"],
         host_model=document["host_model"],
+        models=[plan_pb2.PlannedModel(reference=one["reference"], name=one["name"]) for one in document["models"]],
         cost=plan_pb2.PlanCost(
             bytes_read=cost["bytes_read"],
             bytes_written=cost["bytes_written"],

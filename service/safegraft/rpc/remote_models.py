@@ -62,7 +62,8 @@ class RemoteModels:
     def hint(self, path: str) -> str:
         """What this server reads of the kind of place that a path may mean; "" for a path that means none."""
         if is_url(path):
-            return f"of URLs this server reads those below {_listed(self.urls)}; its owner can allow more with --url"
+            which = f"those below {_listed(self.urls)}" if self.urls else "none"
+            return f"of URLs this server reads {which}; its owner can allow more with --url"
         if HUB_NAME.fullmatch(path):
             return f"of the Hugging Face Hub this server reads {_listed(self.hub)}; its owner can allow more with --hub"
         return ""

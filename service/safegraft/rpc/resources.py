@@ -324,6 +324,7 @@ def plan_document(plan: plan_pb2.Plan) -> dict[str, Any]:
     return {
         "digest": plan.digest,
         "host_model": plan.host_model,
+        "models": [{"reference": one.reference, "name": one.name} for one in plan.models],
         "files": [{"name": file.name, "size_bytes": file.size_bytes} for file in plan.files],
         "tensors": [_tensor_document(tensor) for tensor in plan.tensors],
         "warnings": list(plan.warnings),

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17safegraft/v1/plan.proto\x12\x0csafegraft.v1\"\xba\x01\n\x04Plan\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nhost_model\x18\x02 \x01(\t\x12(\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x19.safegraft.v1.PlannedFile\x12,\n\x07tensors\x18\x04 \x03(\x0b\x32\x1b.safegraft.v1.PlannedTensor\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12$\n\x04\x63ost\x18\x06 \x01(\x0b\x32\x16.safegraft.v1.PlanCost\"/\n\x0bPlannedFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"\xde\x02\n\rPlannedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\".safegraft.v1.PlannedTensor.Action\x12\x0e\n\x06method\x18\x03 \x01(\t\x12)\n\x06inputs\x18\x04 \x03(\x0b\x32\x19.safegraft.v1.TensorInput\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\r\n\x05shape\x18\x06 \x03(\x03\x12,\n\x04\x62\x61se\x18\x07 \x01(\x0b\x32\x19.safegraft.v1.TensorInputH\x00\x88\x01\x01\x12\x18\n\x0brows_merged\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12\x0c\n\x04note\x18\t \x01(\t\"C\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_MERGE\x10\x01\x12\x0f\n\x0b\x41\x43TION_COPY\x10\x02\x42\x07\n\x05_baseB\x0e\n\x0c_rows_merged\",\n\x0bTensorInput\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06tensor\x18\x02 \x01(\t\"z\n\x08PlanCost\x12\x12\n\nbytes_read\x18\x01 \x01(\x03\x12\x15\n\rbytes_written\x18\x02 \x01(\x03\x12\x19\n\x11peak_memory_bytes\x18\x03 \x01(\x03\x12\x17\n\x0fmerged_elements\x18\x04 \x01(\x03\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17safegraft/v1/plan.proto\x12\x0csafegraft.v1\"\xe6\x01\n\x04Plan\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nhost_model\x18\x02 \x01(\t\x12(\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x19.safegraft.v1.PlannedFile\x12,\n\x07tensors\x18\x04 \x03(\x0b\x32\x1b.safegraft.v1.PlannedTensor\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12$\n\x04\x63ost\x18\x06 \x01(\x0b\x32\x16.safegraft.v1.PlanCost\x12*\n\x06models\x18\x07 \x03(\x0b\x32\x1a.safegraft.v1.PlannedModel\"/\n\x0cPlannedModel\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"/\n\x0bPlannedFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"\xde\x02\n\rPlannedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\".safegraft.v1.PlannedTensor.Action\x12\x0e\n\x06method\x18\x03 \x01(\t\x12)\n\x06inputs\x18\x04 \x03(\x0b\x32\x19.safegraft.v1.TensorInput\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\r\n\x05shape\x18\x06 \x03(\x03\x12,\n\x04\x62\x61se\x18\x07 \x01(\x0b\x32\x19.safegraft.v1.TensorInputH\x00\x88\x01\x01\x12\x18\n\x0brows_merged\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12\x0c\n\x04note\x18\t \x01(\t\"C\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_MERGE\x10\x01\x12\x0f\n\x0b\x41\x43TION_COPY\x10\x02\x42\x07\n\x05_baseB\x0e\n\x0c_rows_merged\",\n\x0bTensorInput\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06tensor\x18\x02 \x01(\t\"z\n\x08PlanCost\x12\x12\n\nbytes_read\x18\x01 \x01(\x03\x12\x15\n\rbytes_written\x18\x02 \x01(\x03\x12\x19\n\x11peak_memory_bytes\x18\x03 \x01(\x03\x12\x17\n\x0fmerged_elements\x18\x04 \x01(\x03\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,15 +32,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'safegraft.v1.plan_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PLAN']._serialized_start=42
-  _globals['_PLAN']._serialized_end=228
-  _globals['_PLANNEDFILE']._serialized_start=230
-  _globals['_PLANNEDFILE']._serialized_end=277
-  _globals['_PLANNEDTENSOR']._serialized_start=280
-  _globals['_PLANNEDTENSOR']._serialized_end=630
-  _globals['_PLANNEDTENSOR_ACTION']._serialized_start=538
-  _globals['_PLANNEDTENSOR_ACTION']._serialized_end=605
-  _globals['_TENSORINPUT']._serialized_start=632
-  _globals['_TENSORINPUT']._serialized_end=676
-  _globals['_PLANCOST']._serialized_start=678
-  _globals['_PLANCOST']._serialized_end=800
+  _globals['_PLAN']._serialized_end=272
+  _globals['_PLANNEDMODEL']._serialized_start=274
+  _globals['_PLANNEDMODEL']._serialized_end=321
+  _globals['_PLANNEDFILE']._serialized_start=323
+  _globals['_PLANNEDFILE']._serialized_end=370
+  _globals['_PLANNEDTENSOR']._serialized_start=373
+  _globals['_PLANNEDTENSOR']._serialized_end=723
+  _globals['_PLANNEDTENSOR_ACTION']._serialized_start=631
+  _globals['_PLANNEDTENSOR_ACTION']._serialized_end=698
+  _globals['_TENSORINPUT']._serialized_start=725
+  _globals['_TENSORINPUT']._serialized_end=769
+  _globals['_PLANCOST']._serialized_start=771
+  _globals['_PLANCOST']._serialized_end=893
 # @@protoc_insertion_point(module_scope)

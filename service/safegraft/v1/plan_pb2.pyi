@@ -8,20 +8,30 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Plan(_message.Message):
-    __slots__ = ("digest", "host_model", "files", "tensors", "warnings", "cost")
+    __slots__ = ("digest", "host_model", "files", "tensors", "warnings", "cost", "models")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     HOST_MODEL_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
     digest: str
     host_model: str
     files: _containers.RepeatedCompositeFieldContainer[PlannedFile]
     tensors: _containers.RepeatedCompositeFieldContainer[PlannedTensor]
     warnings: _containers.RepeatedScalarFieldContainer[str]
     cost: PlanCost
-    def __init__(self, digest: _Optional[str] = ..., host_model: _Optional[str] = ..., files: _Optional[_Iterable[_Union[PlannedFile, _Mapping]]] = ..., tensors: _Optional[_Iterable[_Union[PlannedTensor, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., cost: _Optional[_Union[PlanCost, _Mapping]] = ...) -> None: ...
+    models: _containers.RepeatedCompositeFieldContainer[PlannedModel]
+    def __init__(self, digest: _Optional[str] = ..., host_model: _Optional[str] = ..., files: _Optional[_Iterable[_Union[PlannedFile, _Mapping]]] = ..., tensors: _Optional[_Iterable[_Union[PlannedTensor, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., cost: _Optional[_Union[PlanCost, _Mapping]] = ..., models: _Optional[_Iterable[_Union[PlannedModel, _Mapping]]] = ...) -> None: ...
+
+class PlannedModel(_message.Message):
+    __slots__ = ("reference", "name")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    name: str
+    def __init__(self, reference: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class PlannedFile(_message.Message):
     __slots__ = ("name", "size_bytes")

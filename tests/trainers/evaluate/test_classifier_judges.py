@@ -117,7 +117,7 @@ def test_unknown_options_of_a_classifier(query: str, tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_here() -> None:
-    with pytest.raises(CheckpointError, match="hf download org/guard"):
+    with pytest.raises(CheckpointError, match="the Hugging Face cache does not hold it"):
         get_judge("classifier:org/guard")
 
 

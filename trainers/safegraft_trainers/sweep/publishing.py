@@ -15,6 +15,7 @@ from safegraft.hub.evaluation import read_document
 from safegraft.hub.journal import default_folder
 from safegraft.hub.publication import Destination
 from safegraft.hub.publishing import publish as push
+from safegraft.hub.publishing import require_place
 from safegraft.hub.results import FolderResult
 from safegraft.recipe import read_recipe
 from safegraft.remote.access import HubAccess
@@ -31,10 +32,11 @@ MERGED = "merged"
 
 
 def check_destination(destination: str) -> None:
-    """Raise UsageError for a destination that nobody here takes: better now than after the sweep."""
+    """Raise UsageError for a destination that nobody here takes, OutputError for one on the Hub that cannot be
+    published to: better now than after the sweep."""
     name, colon, _ = destination.partition(":")
     if not colon:
-        Destination(destination).check()
+        require_place(Destination(destination), HubAccess())
         return
     known = registry().publishers
     if known.get(name) is None:
