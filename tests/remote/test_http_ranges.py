@@ -210,10 +210,9 @@ def test_whoever_wants_no_bytes_any_more_ends_a_pause(server: ScriptedServer, fi
     assert time.monotonic() - began < 5
 
 
-def test_after_an_interruption_reading_goes_on(server: ScriptedServer, file: Resource) -> None:
-    reader = HttpRanges()
-    reader.interrupt()
-    assert reader.read(file, 0, 10, SIZE) == CONTENT[:10]
+def test_after_an_interruption_reading_goes_on(ranges: HttpRanges, file: Resource) -> None:
+    ranges.interrupt()
+    assert ranges.read(file, 0, 10, SIZE) == CONTENT[:10]
 
 
 # -- refused ------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def test_without_known_digests_a_sample_names_it_as_it_does_a_large_folder(
     assert remote.identity == RemoteCheckpoint(MemoryStore.of(folder, sha256=False)).identity
     sampled = sum(min(64, tensor.nbytes) for tensor in remote.tensors.values())
     assert store.bytes_read == small_files(store) + header_sizes(store) + sampled
-    assert set(remote.verified().values()) == {False}
+    assert remote.verified() == {}  # there is nothing to compare with
     assert store.live < 100_000  # sidecars and headers: the window of the sample is gone
     remote.close()
     local.close()

@@ -28,6 +28,7 @@ plans = st.fixed_dictionaries(
     {
         "digest": names,
         "host_model": names,
+        "models": st.lists(st.fixed_dictionaries({"reference": names, "name": names}), max_size=4),
         "files": st.lists(st.fixed_dictionaries({"name": names, "size_bytes": counts}), max_size=5),
         "tensors": st.lists(tensors, max_size=8),
         "warnings": st.lists(names, max_size=3),
@@ -70,6 +71,7 @@ def test_the_plan_of_a_giant_fits_the_message_limit():
     document = {
         "digest": "d" * 64,
         "host_model": "host",
+        "models": [],
         "files": [{"name": f"model-{n:05}.safetensors", "size_bytes": 5 * 10**9} for n in range(100)],
         "tensors": [{"name": f"model.layers.{n // 384}.mlp.experts.{n % 384}.weight", **tensor} for n in range(36_096)],
         "warnings": [f"warning {n}" for n in range(1000)],

@@ -240,7 +240,7 @@ def test_one_works_at_a_time_and_only_so_many_wait(play: Any):
         await asyncio.sleep(0.05)
         assert len(stage.pool.leased) == 1
         (await stage.pool.at_work()).answers.put_nowait(Published(OUTCOME))
-        await stage.ended(begun[0])
+        await until(lambda: any(stage.store.get(one.merge, one.id).state.final for one in begun))
         await stage.pool.at_work(2)
         await stage.publisher.publish(asked("org/one-more"))
 
