@@ -11,8 +11,9 @@ from markdown_it import MarkdownIt
 
 import safegraft
 from safegraft.errors import InputError, UsageError
-from safegraft.hub.evaluated import BEGIN, END, has_evaluation, with_evaluation
+from safegraft.hub.evaluated import BEGIN, END, has_evaluation, has_warning, with_evaluation
 from safegraft.hub.evaluation import FULL, PLAN, SAMPLED, EvaluationDocument, known_digests, read_evaluation
+from safegraft.hub.markdown import code, fence
 from safegraft.local import open_model
 
 HERE = "0" * 64
@@ -267,3 +268,39 @@ def test_a_folder_has_all_digests_that_loading_it_can_give(tmp_path: Path, model
     opened.close()
     assert opened.identity.digest == known[FULL]
     assert re.fullmatch("[0-9a-f]{64}", known[PLAN])
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda card: card.replace(b"\n", b"\r\n"),
+        lambda card: b"\xef\xbb\xbf" + card,
+        lambda card: b"\n\n" + card,
+    ],
+    ids=["Windows ends of lines", "a byte order mark", "blank lines before it"],
+)
+def test_what_editors_do_to_a_card_changes_nothing(card: bytes, edit: Any) -> None:
+    found = read_evaluation(document(model()))
+    written = with_evaluation(edit(card), found)
+    assert has_evaluation(edit(written))
+    assert not has_warning(written)
+    assert with_evaluation(card, found) == written
+
+
+MARKS = f"{BEGIN} x {END}"
+LINES = f"{BEGIN}\n{END}"
+
+
+def test_a_strangers_name_is_neither_an_evaluation_nor_a_warning() -> None:
+    text = f"# A merge\n\nof {code(MARKS)}, of {MARKS} and\n\n{fence(LINES)}\n"
+    card = f"---\nlicense: mit\n---\n\n{text}".encode()
+    assert not has_evaluation(card)
+    written = with_evaluation(card, read_evaluation(document(model()))).decode()
+    assert text.rstrip() in written  # nothing was taken away
+    assert has_evaluation(written.encode())
+
+
+def test_an_evaluation_of_absurd_length_is_refused() -> None:
+    many = [score(f"suite{n}", 0.5, "helpfulness") for n in range(2_001)]
+    with pytest.raises(InputError, match="at most 2000 items"):
+        read_evaluation(document(model(scores=many)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -718,3 +719,70 @@ def test_from_the_hub_to_the_hub_with_two_shards_on_disk(hub: Hub, push, models,
         assert hub.repository(REPO).files[file.name].sha256 == sha256_of(plan, place)
     card = hub.repository(REPO).read("README.md").decode()
     assert f"team/llm@{hub.repository('team/llm').head}" in card
+
+
+# -- what a first user stumbled over --------------------------------------------------------------
+
+
+def test_whose_evaluation_it_is_shows_at_the_latest_when_the_weights_are_known(hub: Hub, push, plan) -> None:
+    with pytest.raises(InputError, match="is of another model"):
+        push(evaluation=evaluation_of("d" * 64))
+    assert titles(hub) == ["initial commit"]
+    inputs = [one.identity.digest for one in plan.checkpoints.values()]
+    with pytest.raises(InputError, match="of what was merged, not of the merge"):
+        push(evaluation=evaluation_of(inputs[0]))
+
+
+def test_an_evaluation_of_the_same_files_elsewhere_is_this_models(hub: Hub, push, plan, merged: Path) -> None:
+    with FolderResult(merged) as folder:
+        known = folder.known_digests({})
+    publication = push(evaluation=evaluation_of(known["sha256"]))
+    assert publication.evaluated
+    assert publication.notes == ()
+
+
+def test_a_branch_is_made_for_what_main_holds_already(hub: Hub, push) -> None:
+    first = push()
+    branched = push(Destination(REPO, revision="v2"))
+    assert branched.unchanged
+    assert hub.repository(REPO).branches["v2"] == first.commit
+    push(Destination(REPO, tags=["v1"]))
+    with pytest.raises(OutputError, match="v1 is a tag there"):
+        push(Destination(REPO, revision="v1"))
+
+
+@pytest.mark.parametrize("name", ["refs/pr/1", "HEAD", "pr/1", "a" * 40, "x..y"])
+def test_names_that_mean_something_else_are_no_branches_and_no_tags(name: str) -> None:
+    for destination in (Destination(REPO, revision=name), Destination(REPO, tags=[name])):
+        with pytest.raises(UsageError, match="is no name of a"):
+            destination.check()
+    with pytest.raises(UsageError, match="is the branch"):
+        Destination(REPO, tags=["main"]).check()
+
+
+def test_what_is_replaced_is_told(hub: Hub, push, plan, merged: Path, models, tmp_path: Path) -> None:
+    push(evaluation=evaluation_of(plan.digest))
+    edited = tmp_path / "edited"
+    edited.mkdir()
+    (edited / "README.md").write_text("---\nlicense: mit\n---\nMine")
+    hub.add_model(REPO, edited)
+    other = safegraft.merge(models.linear(0.4), out=tmp_path / "other").out
+    told = push(result=FolderResult(other)).notes
+    assert [words in " ".join(told) for words in ("replaced by another", "was edited", "was evaluated")] == [True] * 3
+
+
+def test_notes_that_cannot_be_kept_are_noticed_before_anything_is_made(hub: Hub, push, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        push(journal=tmp_path / "file" / "journal")
+    assert REPO not in hub.repositories
+
+
+def test_a_journal_that_was_damaged_is_none(hub: Hub, push, tmp_path: Path) -> None:
+    hub.faults.add(Fault.unavailable(None, "/commit/"))
+    with pytest.raises(OutputError):
+        push()
+    hub.faults.clear()
+    (journal,) = (tmp_path / "journal").rglob("*.json")
+    journal.write_text(re.sub(r'"sha256": "[0-9a-f]{64}"', '"sha256": "no hex"', journal.read_text()))
+    assert push().commit == hub.repository(REPO).head

@@ -308,3 +308,39 @@ def test_a_repository_that_holds_no_merge(hub: Hub, models) -> None:
         verify_repository("org/plain", None, HubAccess())
     with pytest.raises(CheckpointError, match="org/none"):
         verify_repository("org/none", None, HubAccess())
+
+
+def test_what_was_put_below_a_repository_is_seen(merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that no checkpoint has, and so no listing of one."""
+    evil = ("custom_generate/generate.py", "sub/model.safetensors", "modeling_license.py", "original/weights.00.pth")
+    for name in (*evil, "notes.txt"):
+        (merged / name).parent.mkdir(exist_ok=True)
+        (merged / name).write_text("x")
+    with Hub.start() as hub:
+        point_at(hub, monkeypatch, tmp_path / "cache", token=hub.token)
+        hub.add_model("team/merged", merged)
+        found = verify_repository("team/merged", None, HubAccess(), download=True)
+    assert sorted(found.wrong()) == sorted((name, "extra") for name in evil)
+    assert found.wrong() == verify_folder(merged).wrong()
+
+
+@pytest.mark.parametrize("data", ["/etc/passwd", "~/.bashrc", "../x.jsonl", "https://x/y.jsonl"])
+def test_a_strangers_calibration_data_is_not_opened(merged: Path, data: str) -> None:
+    edit_manifest(merged, lambda one: one["recipe"].update(calibration={"harmless": {"data": data, "text": "text"}}))
+    manifest = read_manifest((merged / "safegraft.json").read_bytes(), "safegraft.json")
+    with pytest.raises(CheckpointError, match="not opened on its word"):
+        manifest.plannable("safegraft.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: one["versions"].update(torch="2\nthis is what the recipe gives"),
+        lambda one: one["inputs"][0].update(name="a\nb"),
+        lambda one: one["files"].update({f"f{n}": {"size": 0, "sha256": "0" * 64} for n in range(100_001)}),
+    ],
+)
+def test_a_strangers_words_fake_no_lines_and_go_on_for_ever(merged: Path, change: Any) -> None:
+    edit_manifest(merged, change)
+    with pytest.raises(CheckpointError, match="no manifest of a merge"):
+        verify_folder(merged)

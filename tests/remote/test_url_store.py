@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +81,17 @@ def test_nothing_there_is_told_as_for_a_folder(server: ScriptedServer) -> None:
         RemoteCheckpoint(open_url(server.url("/elsewhere")))
 
 
-@pytest.mark.parametrize("change", ["etag", "size"])
+@pytest.mark.parametrize("change", ["etag", "date", "size"])
 def test_a_file_on_a_web_server_that_changes(server: ScriptedServer, change: str) -> None:
-    server.headers = {"ETag": '"1"'}
+    dated = {"Last-Modified": formatdate(1_700_000_000, usegmt=True)}
+    server.headers = dated if change == "date" else {"ETag": '"1"'}
     with closing(open_url(server.url("/m/llm"))) as store:
         file = store.listing.files["config.json"]
         assert store.read(file, 0, 5) == server.files["/m/llm/config.json"][:5]
         if change == "etag":
             server.headers = {"ETag": '"2"'}
+        elif change == "date":
+            server.headers = {"Last-Modified": formatdate(1_700_000_000 + 60, usegmt=True)}
         else:
             server.files["/m/llm/config.json"] += b" "
         with pytest.raises(InputChangedError, match=r"config.json: changed"):
