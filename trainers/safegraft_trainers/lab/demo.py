@@ -281,10 +281,11 @@ def show_round_trip(merges: Merges, out: Path) -> None:
     say(f"{host} and {safer} lie on a Hub for tests, on this machine: {done.models / MB:.2f} MB")
     say(f"safegraft plan:   {done.planned / 1e3:.0f} kB were read; of the weights {done.weights} bytes")
     say(f"safegraft push:   {done.received / MB:.2f} MB read by range, {done.sent / MB:.2f} MB sent, into one commit,")
-    say("                  with its evaluation in the card; its weights are those that came over gRPC, by SHA-256")
+    say("                  with its evaluation in the card; by SHA-256, its weights are those received")
+    say("                  over gRPC")
     say(f"safegraft verify: {done.verified}")
     say("the card's own lines load it with transformers and ask it about a picture; it answers")
-    say(f"                  {done.answer!r}")
+    say(f"                  {done.answer[:70]!r}")
 
 
 def show_next_step(out: Path) -> None:
