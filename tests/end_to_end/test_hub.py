@@ -283,3 +283,42 @@ def peak_of_push(folder: Path, layers: int) -> int:
         assert done.returncode == 0, done.stderr
         assert size > layers * 2_000_000
         return 1024 * int(done.stderr.strip().splitlines()[-1])
+
+
+def in_reverse(folder: Path, out: Path) -> Path:
+    """The same model, with its tensors the other way round in their file."""
+    shutil.copytree(folder, out)
+    content = (folder / WEIGHTS).read_bytes()
+    size = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:size])
+    metadata, data, at = header.pop("__metadata__", None), b"", 0
+    for name, entry in sorted(header.items(), key=lambda one: -one[1]["data_offsets"][0]):
+        begin, end = entry["data_offsets"]
+        data += content[size + begin : size + end]
+        header[name] = {**entry, "data_offsets": [at, at + end - begin]}
+        at += end - begin
+    text = json.dumps({**({"__metadata__": metadata} if metadata else {}), **header}).encode()
+    (out / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return out
+
+
+def test_files_that_are_read_in_another_order_are_verified_when_that_is_asked_for(
+    there: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safegraft.remote.checkpoint.RemoteCheckpoint.__init__.__kwdefaults__", {"memory": 60_000})
+    there.hub.add_model("team/reversed-llm", in_reverse(SHIPPED / "aligned-llm", tmp_path / "reversed"))
+    there.write(recipe_of(llm="team/reversed-llm"))
+    there.hub.faults.add(Fault.flipped(None, f"reversed-llm/.*{WEIGHTS}", offset=100_000))
+    code, _, err = there.run("merge", "recipe.yml", "--out", "unverified")
+    assert code == 0
+    assert "0 of 1 weight files could be compared" in err
+    code, _, err = there.run("merge", "recipe.yml", "--out", "verified", "--verify-inputs")
+    assert code == 3
+    assert "does not have the sha256" in err
+    code, _, err = there.run(*PUSH, "--verify-inputs")
+    assert code == 3
+    assert not [name for name in there.hub.repository(MERGED).files if name.endswith(".safetensors")]
+    there.hub.faults.clear()
+    code, _, err = there.run(*PUSH, "--verify-inputs")
+    assert code == 0, err
+    assert "could be compared" not in err

@@ -81,6 +81,9 @@ class LoraCheckpoint(Checkpoint):
     def interrupt(self) -> None:
         self._base.interrupt()
 
+    def verify_all(self, cancelled: Callable[[], bool]) -> None:
+        self._base.verify_all(cancelled)
+
     def verified(self) -> Mapping[str, bool]:
         return self._base.verified()
 

@@ -1,7 +1,7 @@
 """What a checkpoint is to the rest of safegraft, wherever its bytes live."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +89,10 @@ class Checkpoint(ABC):
         another order than it lies in the file.
         """
         return {}
+
+    def verify_all(self, cancelled: Callable[[], bool]) -> None:
+        """Read what it takes to know that of all of these files. Raises InputChangedError, and MergeCancelledError once
+        `cancelled()` is true."""
 
     @abstractmethod
     def tokens(self) -> Mapping[str, int] | None:

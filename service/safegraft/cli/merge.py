@@ -16,10 +16,11 @@ from safegraft.cli.options import (
     max_shard_size_option,
     optional_remote_options,
     recipe_argument,
+    verify_inputs_option,
 )
 from safegraft.cli.outcome import Outcome, pulled
 from safegraft.cli.progress import meter
-from safegraft.cli.remote import connect, continuing, require_no_cache_option, require_no_server_options
+from safegraft.cli.remote import connect, continuing, require_no_reading_options, require_no_server_options
 from safegraft.cli.terminal import note
 from safegraft.cli.unverified import note_unverified
 from safegraft.cli.upload import Uploads, upload_models
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 @device_option
 @max_shard_size_option
 @hub_cache_option
+@verify_inputs_option
 @click.option(
     "--rank",
     metavar="N",
@@ -69,6 +71,7 @@ def merge(
     device: str,
     max_shard_size: int,
     hub_cache: bool,
+    verify_inputs: bool,
     rank: int | None,
     upload: bool,
     hub_credential: str | None,
@@ -92,9 +95,9 @@ def merge(
     """
     if server is None:
         require_no_server_options(upload=upload, token_file=token_file, hub_credential=hub_credential)
-        outcome = _merge_here(recipe, out, threads, device, max_shard_size, hub_cache or None, rank)
+        outcome = _merge_here(recipe, out, threads, device, max_shard_size, hub_cache or None, verify_inputs, rank)
     else:
-        require_no_cache_option(hub_cache)
+        require_no_reading_options(hub_cache=hub_cache, verify_inputs=verify_inputs)
         if device != "cpu":
             raise UsageError("--device is for merges here: a server computes where `safegraft serve --device` says")
         if rank:
@@ -113,6 +116,7 @@ def _merge_here(
     device: str,
     max_shard_size: int,
     hub_cache: bool | None,
+    verify_inputs: bool,
     rank: int | None,
 ) -> Outcome:
     import safegraft
@@ -138,6 +142,7 @@ def _merge_here(
                 out,
                 threads=threads,
                 device=device,
+                verify_inputs=verify_inputs,
                 progress=lambda progress: show(progress.bytes_done, progress.bytes_total, progress.file),
                 cancelled=interrupt.requested,
             )

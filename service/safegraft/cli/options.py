@@ -52,6 +52,11 @@ hub_cache_option = click.option(
     help="Download models of the Hub whole, into the Hugging Face cache, instead of reading what is needed of them. "
     "SAFEGRAFT_HUB_CACHE=1 in the environment says so for all commands.",
 )
+verify_inputs_option = click.option(
+    "--verify-inputs",
+    is_flag=True,
+    help="Read models of the Hub to the ends of their weight files, also what is not needed, to compare their sha256.",
+)
 hub_credential_option = click.option(
     "--hub-credential",
     metavar="NAME",

@@ -16,7 +16,7 @@ from safegraft.cli.options import (
     optional_remote_options,
     recipe_argument,
 )
-from safegraft.cli.remote import connect, require_no_cache_option, require_no_server_options
+from safegraft.cli.remote import connect, require_no_reading_options, require_no_server_options
 from safegraft.cli.sizes import format_size
 from safegraft.cli.terminal import say, say_json, table
 
@@ -54,7 +54,7 @@ def plan(
         require_no_server_options(hub_credential=hub_credential)
         document = _plan_here(recipe, max_shard_size, hub_cache)
     else:
-        require_no_cache_option(hub_cache)
+        require_no_reading_options(hub_cache=hub_cache)
         with connect(server, token_file, ca) as client:
             document = client.plan(recipe, max_shard_size=max_shard_size, hub_credential=hub_credential)
     if as_json:

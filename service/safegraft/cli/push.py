@@ -8,7 +8,15 @@ import click
 from click.core import ParameterSource
 
 from safegraft.cli.interrupt import CONTINUE, interruptible
-from safegraft.cli.options import bare_id, device_option, hub_cache_option, json_option, optional_remote_options, size
+from safegraft.cli.options import (
+    bare_id,
+    device_option,
+    hub_cache_option,
+    json_option,
+    optional_remote_options,
+    size,
+    verify_inputs_option,
+)
 from safegraft.cli.progress import meter
 from safegraft.cli.published import show_preview, show_publication
 from safegraft.cli.remote import require_no_server_options
@@ -30,6 +38,7 @@ _FOR_RECIPES = {
     "threads": "--threads",
     "device": "--device",
     "hub_cache": "--hub-cache",
+    "verify_inputs": "--verify-inputs",
     "max_shard_size": "--max-shard-size",
 }
 
@@ -61,6 +70,7 @@ _FOR_RECIPES = {
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), help="Of a recipe. Default: one a core.")
 @device_option
 @hub_cache_option
+@verify_inputs_option
 @click.option(
     "--max-shard-size",
     metavar="S",
@@ -100,6 +110,7 @@ def push(
     threads: int | None,
     device: str,
     hub_cache: bool,
+    verify_inputs: bool,
     max_shard_size: int,
     scratch: Path | None,
     dry_run: bool,
@@ -164,7 +175,8 @@ def push(
         _require_no_recipe_options(context)
     elif evaluation is None and not unevaluated:
         raise UsageError(EVALUATE_FIRST)  # before anything is planned
-    with _opened(source, threads, device, hub_cache or None, max_shard_size) as result:
+    how = _How(threads, device, hub_cache or None, verify_inputs, max_shard_size)
+    with _opened(source, how) as result:
         if dry_run:
             _preview(result, asked, card, as_json)
         else:
@@ -251,18 +263,25 @@ def _require_options_for_servers(context: click.Context) -> None:
             raise UsageError(f"{option} is for publishing from here: leave it or --server away")
 
 
-def _opened(source: Path, threads: int | None, device: str, hub_cache: bool | None, max_shard_size: int) -> "Result":
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How a recipe is read and computed."""
+
+    threads: int | None
+    device: str
+    hub_cache: bool | None
+    verify_inputs: bool
+    max_shard_size: int
+
+
+def _opened(source: Path, how: _How) -> "Result":
     """The result that a folder holds or a recipe gives."""
     from safegraft.hub.results import FolderResult
 
-    if source.is_dir():
-        return FolderResult(source)
-    return _planned(source, threads, device, hub_cache, max_shard_size)
+    return FolderResult(source) if source.is_dir() else _planned(source, how)
 
 
-def _planned(
-    recipe_file: Path, threads: int | None, device: str, hub_cache: bool | None, max_shard_size: int
-) -> "Result":
+def _planned(recipe_file: Path, how: _How) -> "Result":
     import safegraft
     from safegraft.api import is_adapter_recipe
     from safegraft.hub.results import PlannedResult
@@ -272,10 +291,10 @@ def _planned(
         raise UsageError(
             "adapters are merged into a folder first: `safegraft merge RECIPE.yml --out DIR`, then push DIR"
         )
-    plan = safegraft.plan(recipe, max_shard_size=max_shard_size, hub_cache=hub_cache)
+    plan = safegraft.plan(recipe, max_shard_size=how.max_shard_size, hub_cache=how.hub_cache)
     for warning in (*plan.warnings, *plan.remarks):
         note(f"warning: {warning}")
-    return PlannedResult(plan, threads=threads, device=device, owns_plan=True)
+    return PlannedResult(plan, threads=how.threads, device=how.device, verify_inputs=how.verify_inputs, owns_plan=True)
 
 
 def _publish(result: "Result", destination: "Destination", card: _Card, scratch: Path | None, as_json: bool) -> None:

@@ -36,10 +36,11 @@ def require_no_server_options(**given: object) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is for a server: add --server HOST:PORT")
 
 
-def require_no_cache_option(hub_cache: bool) -> None:
-    """Raises UsageError: with --server, the server reads the models."""
-    if hub_cache:
-        raise UsageError("--hub-cache is for models read here: a server does as `safegraft serve --hub-cache` says")
+def require_no_reading_options(**given: bool) -> None:
+    """Raises UsageError for the first option that is set: with --server, the server reads the models."""
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"--{name.replace('_', '-')} is for models read here: leave it or --server away")
 
 
 @contextmanager

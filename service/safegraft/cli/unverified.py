@@ -17,5 +17,5 @@ def note_unverified(checkpoints: "Iterable[Checkpoint]") -> None:
         if missing:
             note(
                 f"note: {checkpoint.name}: {len(verified) - missing} of {len(verified)} weight files could be compared "
-                "with their sha256; the others were needed in part, or in another order (--hub-cache compares all)"
+                "with their sha256; the others were needed in part, or in another order (--verify-inputs reads all)"
             )

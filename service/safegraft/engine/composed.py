@@ -4,7 +4,7 @@ Cuts, stacks and transposes, byte for byte and in bounded memory; does no arithm
 which tensor, and why, is `experts.py`'s business.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -112,6 +112,9 @@ class ComposedCheckpoint(Checkpoint):
 
     def interrupt(self) -> None:
         self._stored.interrupt()
+
+    def verify_all(self, cancelled: Callable[[], bool]) -> None:
+        self._stored.verify_all(cancelled)
 
     def verified(self) -> Mapping[str, bool]:
         return self._stored.verified()

@@ -45,12 +45,14 @@ def write_folder(
     threads: int | None = None,
     device: str = "cpu",
     cache: Path | None = None,
+    verify_inputs: bool = False,
     progress: Callable[[Progress], None] | None = None,
     cancelled: Never = never,
 ) -> MergeResult:
     """Merge into `out`, which appears when everything is there. A rerun continues where one stopped.
 
-    threads, device, cache: see MergedCheckpoint.
+    threads, device, cache: see MergedCheckpoint. verify_inputs: read inputs that come over a network to their ends, so
+    that their sha256 can be compared.
 
     Raises OutputError (in the way, disk full), NonFiniteError, InputChangedError, MergeCancelledError.
     """
@@ -67,6 +69,9 @@ def write_folder(
                 with MergedCheckpoint(plan, threads=threads, device=device, cache=cache) as merged:
                     written = _Writer(plan, merged, folder, progress, cancelled).run()
                 _verify_inputs(plan)
+                if verify_inputs:
+                    for checkpoint in plan.checkpoints.values():
+                        checkpoint.verify_all(cancelled)
             except InputChangedError:
                 folder.discard()  # what was written may be of either version
                 raise

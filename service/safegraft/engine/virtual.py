@@ -1,6 +1,6 @@
 """A checkpoint that shows another one differently: other names, other tensors, other files beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from safegraft.checkpoint.types import Checkpoint, TensorInfo
@@ -28,6 +28,9 @@ class VirtualCheckpoint(Checkpoint):
 
     def interrupt(self) -> None:
         self.stored.interrupt()
+
+    def verify_all(self, cancelled: Callable[[], bool]) -> None:
+        self.stored.verify_all(cancelled)
 
     def verified(self) -> Mapping[str, bool]:
         return self.stored.verified()

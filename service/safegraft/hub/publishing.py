@@ -170,7 +170,7 @@ class _Publisher:
         small[MANIFEST] = self.edition.manifest(digests)
         self._tell(MANIFEST, 0)
         operations += self._uploads.small(small)
-        self.edition.result.verify()
+        self.edition.result.verify_all(self._cancelled)
         stop_if(self._cancelled)
         made = self._commit(operations, small[MANIFEST])
         self._progress(self._total, self._total, "")

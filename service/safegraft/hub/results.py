@@ -111,12 +111,21 @@ class Result(ABC):
     def verify(self) -> None:
         """Raise InputChangedError unless everything is still what was read."""
 
+    def verify_all(self, cancelled: Never) -> None:
+        """Before it is published: as `verify`, and what else was asked for."""
+        del cancelled
+        self.verify()
+
     def close(self) -> None:
         """End threads and release files."""
 
 
 class PlannedResult(Result):
-    """What a plan gives, computed when it is asked for. threads, device, cache, owns_plan: see MergedCheckpoint."""
+    """What a plan gives, computed when it is asked for. threads, device, cache, owns_plan: see MergedCheckpoint.
+
+    verify_inputs: before it is published, read inputs that come over a network to their ends, so that their sha256 can
+    be compared.
+    """
 
     def __init__(
         self,
@@ -125,9 +134,11 @@ class PlannedResult(Result):
         threads: int | None = None,
         device: str = "cpu",
         cache: Path | None = None,
+        verify_inputs: bool = False,
         owns_plan: bool = False,
     ) -> None:
         self.plan = plan
+        self._verify_inputs = verify_inputs
         self.digest = plan.digest
         content = [one for one in plan.files if one.kind not in ("card", "manifest")]
         shards = [one for one in content if one.kind == "weights"]
@@ -183,6 +194,12 @@ class PlannedResult(Result):
     def verify(self) -> None:
         for checkpoint in self.plan.checkpoints.values():
             checkpoint.verify_unchanged()
+
+    def verify_all(self, cancelled: Never) -> None:
+        self.verify()
+        if self._verify_inputs:
+            for checkpoint in self.plan.checkpoints.values():
+                checkpoint.verify_all(cancelled)
 
     def close(self) -> None:
         self._merged.close()

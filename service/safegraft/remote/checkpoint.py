@@ -5,7 +5,7 @@ only those that are. Knows stores, and not which places they stand for.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
@@ -73,6 +73,9 @@ class RemoteCheckpoint(Checkpoint):
 
     def interrupt(self) -> None:
         self._store.interrupt()
+
+    def verify_all(self, cancelled: Callable[[], bool]) -> None:
+        self._weights.verify_all(cancelled)
 
     def verified(self) -> Mapping[str, bool]:
         return self._weights.verified()

@@ -49,6 +49,10 @@ class Verifier:
         self._digest_all()
         return {file: running.agrees is True for file, running in self._running.items()}
 
+    def position(self, file: str) -> int:
+        """How many of a file's first bytes have been hashed."""
+        return self._running[file].position
+
     def require_sound(self, file: str) -> None:
         """Raise InputChangedError when a file is known by now to be another than was listed. Costs next to nothing."""
         if (running := self._running.get(file)) and running.agrees is False:
@@ -78,6 +82,10 @@ class _Running:
         self._waiting: dict[int, bytes] = {}  # by first byte
         self._noting = threading.Lock()  # never held for long, so that pieces can arrive while others are hashed
         self._hashing = threading.Lock()
+
+    @property
+    def position(self) -> int:
+        return self._position
 
     def arrived(self, start: int, content: bytes) -> None:
         with self._noting:

@@ -5,12 +5,13 @@ business.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 from safegraft.checkpoint.header import Header, read_header
 from safegraft.checkpoint.identity import WeightFile
 from safegraft.checkpoint.types import TensorInfo
+from safegraft.errors import MergeCancelledError
 from safegraft.remote.store import RemoteFile, Store
 from safegraft.remote.verifying import Verifier
 from safegraft.remote.window import ReadAhead
@@ -91,6 +92,21 @@ class RemoteWeights:
         Otherwise every byte came from a file of the listed version: the store sees to that with each request.
         """
         self._verifier.require_all_sound()
+
+    def verify_all(self, cancelled: Callable[[], bool]) -> None:
+        """See Checkpoint.verify_all. Files are read on from where their hashing got stuck."""
+        for name, verified in self.verified().items():
+            if not verified:
+                self._read_on(name, self._verifier.position(name), cancelled)
+        self._verifier.require_all_sound()
+
+    def _read_on(self, name: str, start: int, cancelled: Callable[[], bool]) -> None:
+        size = self._files[name].size
+        with self.expecting_file(name, start):
+            for begin in range(start, size, HASH_CHUNK):
+                if cancelled():
+                    raise MergeCancelledError("stopped while inputs were being verified")
+                self._ahead.read_into(name, begin, memoryview(bytearray(min(HASH_CHUNK, size - begin))))
 
     def verified(self) -> dict[str, bool]:
         """See Checkpoint.verified."""
