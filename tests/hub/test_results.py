@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 import safegraft
 from safegraft.checkpoint.folder import FolderCheckpoint
@@ -158,13 +159,21 @@ def test_a_folder_knows_every_digest_that_an_evaluation_can_have(folder: Path, p
 
 
 def test_merged_adapters_can_be_published_and_get_a_card(models, write_lora, tmp_path: Path) -> None:
-    adapters = [write_lora(tmp_path / name, models.llm, seed=seed) for seed, name in enumerate(("one", "two"))]
+    base = {"base_model_name_or_path": "org/llm"}
+    adapters = [write_lora(tmp_path / name, models.llm, seed=seed, **base) for seed, name in enumerate(("one", "two"))]
     recipe = {"models": [{"model": str(one), "parameters": {"weight": 1}} for one in adapters]}
     safegraft.merge({**recipe, "merge_method": "linear"}, out=tmp_path / "out")
     with FolderResult(tmp_path / "out") as result:
         assert [one.name for one in result.files if one.large] == ["adapter_model.safetensors"]
         card = Edition(result, "org/merged", unevaluated=True).extra["README.md"].decode()
     assert "# Merge of `one` and `two`" in card
+    metadata = ModelCard(card).data
+    assert (metadata.base_model, metadata.library_name, metadata.get("base_model_relation")) == (
+        "org/llm",
+        "peft",
+        "adapter",
+    )
+    assert "Load it with PEFT onto `org/llm`" in card
     assert "**This merge has not been evaluated.**" in card
 
 

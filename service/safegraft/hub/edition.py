@@ -11,6 +11,9 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from safegraft.checkpoint.adapter import ADAPTER_CONFIG
+from safegraft.checkpoint.hub_cache import HUB_NAME
+from safegraft.checkpoint.strict_json import parse_object
 from safegraft.engine.staging import MANIFEST, FileDigest
 from safegraft.errors import UsageError
 from safegraft.hub.card import UNEVALUATED
@@ -158,10 +161,27 @@ def _card(result: Result, evaluation: EvaluationDocument | None, unevaluated: bo
 
 
 def _plain_card(result: Result) -> bytes:
-    """For results without a card, such as merged adapters."""
+    """For results without a card: merged adapters."""
+    from huggingface_hub import ModelCardData
+
+    settings = parse_object(result.read(ADAPTER_CONFIG), ADAPTER_CONFIG) if _is_adapter(result) else {}
+    base = settings.get("base_model_name_or_path")
+    known = base if isinstance(base, str) and HUB_NAME.fullmatch(base) else None
+    metadata = ModelCardData(
+        base_model=known,
+        base_model_relation="adapter" if known else None,
+        library_name="peft" if settings else None,
+        tags=["merge", "safegraft", *(["lora"] if settings else [])],
+    )
     title = f"# Merge of {listed([code(name) for name in result.inputs])}"
-    text = f"Merged by safegraft. `{MANIFEST}` holds the recipe, the inputs and the sha256 of every file."
-    return f"---\ntags:\n- merge\n- safegraft\n---\n\n{title}\n\n{text}\n".encode()
+    what = "An adapter, merged by safegraft from these adapters" if settings else "Merged by safegraft"
+    text = f"{what}. `{MANIFEST}` holds the recipe, the inputs and the sha256 of every file."
+    use = f" Load it with PEFT onto {code(known)}." if known else ""
+    return f"---\n{metadata}\n---\n\n{title}\n\n{text}{use}\n".encode()
+
+
+def _is_adapter(result: Result) -> bool:
+    return any(one.name == ADAPTER_CONFIG for one in result.files)
 
 
 def _digest(value: Any) -> str | None:

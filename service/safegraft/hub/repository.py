@@ -18,7 +18,7 @@ from safegraft.hub.manifest import MAX_MANIFEST_BYTES, Manifest, read_manifest
 from safegraft.hub.publication import MAIN, Destination
 from safegraft.hub.results import CARD, MAX_CARD_BYTES
 from safegraft.hub.retrying import ATTEMPTS, may_pass, pause, retried
-from safegraft.remote.access import HubAccess
+from safegraft.remote.access import HubAccess, scrub
 from safegraft.remote.errors import LOG_IN, hub_errors
 from safegraft.remote.hub import open_hub
 
@@ -45,7 +45,7 @@ class Repository:
 
     def __init__(self, access: HubAccess, destination: Destination, cancelled: Never) -> None:
         self.name = destination.repo
-        self.url = f"{access.url}/{destination.repo}"
+        self.url = f"{scrub(access.url)}/{destination.repo}"
         self._access = access
         self._api: Any = access.api()
         self._destination = destination
