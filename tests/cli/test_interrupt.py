@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,3 +71,37 @@ def test_the_second_signal_stops_at_once(processes: Any, workplace: Path) -> Non
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+STUCK = """
+import signal, time
+from safegraft.cli import interrupt
+
+interrupt.STUCK_SECONDS = 0.3
+departure = interrupt.Departure()
+try:
+    with departure.on_signal("stopped; run it again"):
+        print("ready", flush=True)
+        time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep({seconds})  # as when the exception broke into something that now waits for ever
+    departure.call_off()
+print("went on", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "code", "out", "err"), [(60, 1, "", "stopped; run it again\n"), (0, 0, "went on\n", "")]
+)
+def test_a_signal_that_leaves_something_stuck_ends_the_process_all_the_same(
+    seconds: int, code: int, out: str, err: str
+) -> None:
+    script = STUCK.format(seconds=seconds)
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == (out, err)
+    assert process.returncode == code

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safegraft.cli.interrupt import CONTINUE
+from safegraft.cli.interrupt import CONTINUE, Departure
 from safegraft.errors import MergeCancelledError, UsageError
 
 if TYPE_CHECKING:
     from safegraft.rpc.client import Client
 
 TOKEN = "SAFEGRAFT_TOKEN"
+_departure = Departure()
 TIMEOUT = 120.0  # seconds for a call with one answer: planning a large merge takes some
 
 
@@ -25,8 +26,11 @@ def connect(server: str, token_file: Path | None, ca: Path | None, *, timeout: f
 
     split_address(server)
     keep_freed_memory()
-    with Client(server, token=read_token(token_file), ca=ca, timeout=timeout) as client:
-        yield client
+    try:
+        with Client(server, token=read_token(token_file), ca=ca, timeout=timeout) as client:
+            yield client
+    finally:
+        _departure.call_off()
 
 
 def require_no_server_options(**given: object) -> None:
@@ -46,10 +50,12 @@ def require_no_reading_options(**given: bool) -> None:
 @contextmanager
 def continuing(goes_on: str = "") -> Generator[None]:
     """Say how to go on when Ctrl-C or SIGTERM stops a transfer. goes_on: what the server does meanwhile."""
+    words = f"stopped; {goes_on}{CONTINUE}"
     try:
-        yield
+        with _departure.on_signal(words):
+            yield
     except KeyboardInterrupt as error:
-        raise MergeCancelledError(f"stopped; {goes_on}{CONTINUE}") from error
+        raise MergeCancelledError(words) from error
 
 
 def read_token(token_file: Path | None) -> str | None:
