@@ -96,13 +96,13 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         yield one
 
 
-def expected(tmp_path: Path) -> dict[str, torch.Tensor]:
+def expected() -> dict[str, torch.Tensor]:
     """The merged tensors, from folders."""
     with safegraft.open(recipe_of(str(SHIPPED / "adapted-lvlm"), str(SHIPPED / "aligned-llm"))) as merged:
         return dict(merged.tensors)
 
 
-def require_published(there: There, tmp_path: Path) -> None:
+def require_published(there: There) -> None:
     """Loaded by transformers it is the merge, and verify agrees that it is."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -110,14 +110,12 @@ def require_published(there: There, tmp_path: Path) -> None:
     assert code == 0, out
     model = AutoModelForImageTextToText.from_pretrained(MERGED, dtype="auto")
     AutoProcessor.from_pretrained(MERGED)
-    merged = expected(tmp_path)
+    merged = expected()
     loaded = model.state_dict()
     for short in ("lm_head.weight", "layers.1.mlp.down_proj.weight", "linear_1.weight", "pre_layrnorm.weight"):
         (ours,) = [tensor for name, tensor in merged.items() if name.endswith(short)]
         (theirs,) = [tensor for name, tensor in loaded.items() if name.endswith(short)]
         assert torch.equal(ours, theirs)
-    head = there.hub.repository(MERGED)
-    assert len([one for one in head.commits if "Merge" in one.title]) <= 1 or len(head.commits) <= 3
 
 
 PASSING = {
@@ -142,14 +140,15 @@ PASSING = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", PASSING)
-def test_a_push_from_hub_to_hub_stands_what_passes(there: There, tmp_path: Path, fault: str) -> None:
-    there.hub.faults.add(Fault.delayed(None, when=lambda _: False, seconds=0), *PASSING[fault])
+def test_a_push_from_hub_to_hub_stands_what_passes(there: There, fault: str) -> None:
+    for one in PASSING[fault]:
+        there.hub.faults.add(one)
     code, _, err = there.run(*PUSH)
     assert code == 0, err
     size = (SHIPPED / "adapted-lvlm" / WEIGHTS).stat().st_size
     assert 0 < there.disk.highest < 0.2 * size, there.disk.files
     assert len(there.hub.repository(MERGED).commits) == 2  # the first is the repository's own
-    require_published(there, tmp_path)
+    require_published(there)
 
 
 FAILING = {
@@ -184,7 +183,7 @@ def test_what_does_not_pass_leaves_nothing_to_see_and_the_next_run_continues(
     if "commit" in struck.match:
         sent = [one.path for one in there.hub.traffic.matching(r"/upload/", "PUT")]
         assert not [path for path in sent if "safetensors" in path]  # what had arrived is not sent again
-    require_published(there, tmp_path)
+    require_published(there)
 
 
 def test_a_plan_reads_headers_and_small_files_and_no_byte_more(there: There) -> None:

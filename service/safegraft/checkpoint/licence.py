@@ -1,5 +1,6 @@
 """The licence that a model card declares. Reads the card's metadata: judges nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,25 +30,25 @@ class Licence:
 
 def read_licence(card: bytes) -> Licence | None:
     """What the YAML head of a model card says under `license`; None when it says nothing, or cannot be read."""
-    declared = _entry(card, "license")
+    lines = card[:MAX_CARD_BYTES].decode("utf-8", "replace").removeprefix("\ufeff").splitlines()
+    declared = _entry(lines, "license")
     if isinstance(declared, list) and len(declared) == 1:  # pyright: ignore[reportUnknownArgumentType]
         declared = declared[0]  # pyright: ignore[reportUnknownVariableType]
     if not isinstance(declared, str) or not declared.strip():
         return None
-    name, link = _entry(card, "license_name"), _entry(card, "license_link")
+    name, link = _entry(lines, "license_name"), _entry(lines, "license_link")
     return Licence(
         declared.strip().lower(), name if isinstance(name, str) else None, link if isinstance(link, str) else None
     )
 
 
-def _entry(card: bytes, key: str) -> Any:
+def _entry(lines: Sequence[str], key: str) -> Any:
     """One entry of the head. Its lines alone are parsed, as plain texts and lists: a stranger's head can be large, and
     can be built to take ages."""
-    lines = iter(card[:MAX_CARD_BYTES].decode("utf-8", "replace").removeprefix("\ufeff").splitlines())
-    if next(lines, "").strip() != "---":
+    if not lines or lines[0].strip() != "---":
         return None
     own: list[str] = []
-    for line in lines:
+    for line in lines[1:]:
         if line.strip() == "---" or (own and line[:1] not in ("", " ", "-", "#")):
             break
         if own or line.startswith(f"{key}:"):

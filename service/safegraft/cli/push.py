@@ -40,6 +40,7 @@ _FOR_RECIPES = {
     "hub_cache": "--hub-cache",
     "verify_inputs": "--verify-inputs",
     "max_shard_size": "--max-shard-size",
+    "scratch": "--scratch",
 }
 
 
@@ -144,6 +145,7 @@ def push(
         return
     from safegraft.hub.publication import Destination
 
+    evaluation = _results(evaluation)
     asked = Destination(destination, private, revision, pull_request, tags, message, replace)
     asked.check()
     if server is not None:
@@ -181,6 +183,13 @@ def push(
             _preview(result, asked, card, as_json)
         else:
             _publish(result, asked, card, scratch, as_json)
+
+
+def _results(evaluation: Path | None) -> Path | None:
+    """The file in the folder that `safegraft evaluate` has written, too."""
+    from safegraft.hub.evaluation import RESULTS
+
+    return evaluation / RESULTS if evaluation is not None and evaluation.is_dir() else evaluation
 
 
 def _named(destination: str) -> str:
@@ -233,11 +242,9 @@ class _Card:
         import hashlib
 
         from safegraft.hub.edition import require_sense
-        from safegraft.hub.evaluation import RESULTS, read_evaluation
+        from safegraft.hub.evaluation import read_evaluation
 
         try:
-            if evaluation is not None and evaluation.is_dir():
-                evaluation = evaluation / RESULTS
             picture = plot.read_bytes() if plot else None
             if evaluation is None:
                 require_sense(None, unevaluated, picture)
@@ -258,7 +265,7 @@ def _require_no_recipe_options(context: click.Context) -> None:
 
 
 def _require_options_for_servers(context: click.Context) -> None:
-    for name, option in {**_FOR_RECIPES, "scratch": "--scratch", "dry_run": "--dry-run"}.items():
+    for name, option in {**_FOR_RECIPES, "dry_run": "--dry-run"}.items():
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise UsageError(f"{option} is for publishing from here: leave it or --server away")
 

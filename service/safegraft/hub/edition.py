@@ -39,11 +39,11 @@ class Edition:
     """One result, ready to be published.
 
     repository: where it is going to lie, "org/name".
-    files: all but safegraft.json, in the order in which that lists them. small: what `extra` of them holds that the
-    result has not: the card and the plot. evaluated: whether the card holds an evaluation. notes: what whoever
-    publishes it should know.
-
     sent: what is known of large files by now.
+
+    files: all but safegraft.json, in the order in which that lists them. extra: name -> content of those that the
+    result does not have so: the card, the plot. evaluated: whether the card holds an evaluation. notes: what whoever
+    publishes it should know.
 
     Raises UsageError when neither an evaluation nor `unevaluated` is given, InputError when the evaluation is of
     another model.

@@ -9,7 +9,6 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import secrets
 import time
 from collections.abc import Collection, Generator
@@ -32,7 +31,6 @@ from safegraft.remote.store import RemoteFile
 PARALLEL_FILES = 4
 
 _HASHED_AT_ONCE = 1 << 20  # bytes
-_GIT_ID = re.compile(r"[0-9a-f]{40}")
 _PATIENCE = Patience(attempts=OPENING_ATTEMPTS)  # the library has some of its own
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOGS = ("huggingface_hub.file_download", "huggingface_hub.utils._http")
@@ -118,8 +116,8 @@ def _is_sound(path: Path, file: RemoteFile) -> bool:
         return False
     if file.sha256 is not None:
         return _hash(path, "sha256") == file.sha256
-    if _GIT_ID.fullmatch(file.version):
-        return _hash(path, "sha1", b"blob %d\0" % file.size) == file.version
+    if file.git_id is not None:
+        return _hash(path, "sha1", b"blob %d\0" % file.size) == file.git_id
     return True
 
 
